@@ -1,0 +1,325 @@
+//! Block formats: how GGUF files store a row of weights in 2 to 8 bits each.
+//!
+//! A block holds `block_len` neighbouring weights of a row: a small integer each, `q`, and for every
+//! `group` of 16 or 32 of them one scale and, in some formats, one minimum. All formats mean the same:
+//!
+//! ```text
+//! value[i] = scale[i / group] * q[i] - min[i / group]
+//! ```
+//!
+//! in f32, with the product and the difference rounded one after the other (no fused multiply-add).
+//! The formats differ in how they pack `q`, and in how they compress the scales themselves.
+//! [`decode`] gives the values, [`Format::unpack`] the integers with their scales, from which a
+//! kernel builds a layout of its own; the two agree bit for bit.
+//!
+//! A format is one file here, which implements the trait `Block`, and one line in [`FORMATS`]. All numbers
+//! in a block are little-endian, and every format's decode gives the bits that llama.cpp's reference
+//! (`dequantize_row_*` in `ggml-quants.c`) gives where a compiler fuses nothing.
+
+mod iq4_nl;
+mod iq4_xs;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use half::{bf16, f16};
+
+use crate::dtype::DType;
+
+/// Every block format, in the order of [`DType`].
+pub static FORMATS: [Format; 12] = [
+    Format::of::<q4_0::Q4_0, _, _, _>(),
+    Format::of::<q4_1::Q4_1, _, _, _>(),
+    Format::of::<q5_0::Q5_0, _, _, _>(),
+    Format::of::<q5_1::Q5_1, _, _, _>(),
+    Format::of::<q8_0::Q8_0, _, _, _>(),
+    Format::of::<q2_k::Q2_K, _, _, _>(),
+    Format::of::<q3_k::Q3_K, _, _, _>(),
+    Format::of::<q4_k::Q4_K, _, _, _>(),
+    Format::of::<q5_k::Q5_K, _, _, _>(),
+    Format::of::<q6_k::Q6_K, _, _, _>(),
+    Format::of::<iq4_nl::IQ4_NL, _, _, _>(),
+    Format::of::<iq4_xs::IQ4_XS, _, _, _>(),
+];
+
+/// What a format's file answers: the meaning of one block of `BYTES` bytes, which holds `LEN` values
+/// in `GROUPS` groups of equal length.
+///
+/// The lengths are types, so a decode cannot read outside its block, and needs no check inside.
+trait Block<const BYTES: usize, const LEN: usize, const GROUPS: usize> {
+    const DTYPE: DType;
+
+    /// Whether a minimum is subtracted; if not, `unpack` leaves `min` alone.
+    const HAS_MIN: bool;
+
+    /// The least and the greatest integer that a block can hold.
+    const Q_RANGE: (i8, i8);
+
+    /// The reference rounding, for formats that can be written.
+    const ENCODE: Option<Encode<BYTES, LEN>> = None;
+
+    /// The values of a block, written as the format is defined.
+    fn decode(block: &[u8; BYTES], out: &mut [f32; LEN]);
+
+    /// The same block as integers: see [`Ints`].
+    fn unpack(block: &[u8; BYTES], q: &mut [i8; LEN], scale: &mut [f32; GROUPS], min: &mut [f32; GROUPS]);
+}
+
+/// Rounds the values of one block.
+type Encode<const BYTES: usize, const LEN: usize> = fn(&[f32; LEN], &mut [u8; BYTES]);
+
+/// Rounds the values of as many blocks as there are.
+type EncodeBlocks = fn(&[f32], &mut [u8]);
+
+/// Where [`Format::unpack`] puts the parts of one or more blocks, without loss:
+/// `scale[i / group] * q[i] - min[i / group]` is the decoded value `i`, bit for bit.
+pub struct Ints<'a> {
+    /// An integer for each value. Formats without a sign keep theirs as they are (`0..=15`).
+    pub q: &'a mut [i8],
+    /// A scale for each group.
+    pub scale: &'a mut [f32],
+    /// A minimum for each group; `+0.0` where the format has none.
+    pub min: &'a mut [f32],
+}
+
+/// A block format: a row of [`FORMATS`].
+#[derive(Debug)]
+pub struct Format {
+    /// The type that tensors of this format have.
+    pub dtype: DType,
+    /// Values in a block.
+    pub block_len: usize,
+    /// Bytes of a block.
+    pub block_bytes: usize,
+    /// Neighbouring values that share a scale (and a minimum): 16 or 32. Divides `block_len`.
+    pub group: usize,
+    /// Whether the format subtracts a minimum.
+    pub has_min: bool,
+    /// The least and the greatest integer that a block can hold, both included.
+    pub q_range: (i8, i8),
+    decode: fn(&[u8], &mut [f32]),
+    unpack: fn(&[u8], Ints<'_>),
+    encode: Option<EncodeBlocks>,
+}
+
+impl Format {
+    const fn of<B, const BYTES: usize, const LEN: usize, const GROUPS: usize>() -> Self
+    where
+        B: Block<BYTES, LEN, GROUPS>,
+    {
+        Format {
+            dtype: B::DTYPE,
+            block_len: LEN,
+            block_bytes: BYTES,
+            group: const {
+                assert!(LEN.is_multiple_of(GROUPS));
+                LEN / GROUPS
+            },
+            has_min: B::HAS_MIN,
+            q_range: B::Q_RANGE,
+            decode: decode_blocks::<B, BYTES, LEN, GROUPS>,
+            unpack: unpack_blocks::<B, BYTES, LEN, GROUPS>,
+            encode: match B::ENCODE {
+                Some(_) => Some(encode_blocks::<B, BYTES, LEN, GROUPS> as EncodeBlocks),
+                None => None,
+            },
+        }
+    }
+
+    /// Whether [`encode`] writes this format.
+    pub fn can_encode(&self) -> bool {
+        self.encode.is_some()
+    }
+
+    /// Takes one or more whole blocks apart.
+    ///
+    /// For `n` blocks `ints.q` has `n * block_len` elements, `ints.scale` and `ints.min` have
+    /// `n * block_len / group` each.
+    ///
+    /// # Panics
+    /// When the lengths do not fit together: the caller chose them.
+    pub fn unpack(&self, bytes: &[u8], ints: Ints<'_>) {
+        let blocks = bytes.len() / self.block_bytes;
+        let groups = blocks * (self.block_len / self.group);
+        assert_eq!(bytes.len(), blocks * self.block_bytes, "{}: bytes", self.dtype);
+        assert_eq!(ints.q.len(), blocks * self.block_len, "{}: integers", self.dtype);
+        assert_eq!((ints.scale.len(), ints.min.len()), (groups, groups), "{}: groups", self.dtype);
+        (self.unpack)(bytes, ints);
+    }
+}
+
+fn decode_blocks<B, const BYTES: usize, const LEN: usize, const GROUPS: usize>(bytes: &[u8], out: &mut [f32])
+where
+    B: Block<BYTES, LEN, GROUPS>,
+{
+    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        B::decode(block, out);
+    }
+}
+
+fn unpack_blocks<B, const BYTES: usize, const LEN: usize, const GROUPS: usize>(bytes: &[u8], ints: Ints<'_>)
+where
+    B: Block<BYTES, LEN, GROUPS>,
+{
+    if !B::HAS_MIN {
+        // +0.0 and no other zero: x - (+0.0) keeps the sign of x = -0.0.
+        ints.min.fill(0.0);
+    }
+    let blocks = bytes.as_chunks().0.iter().zip(ints.q.as_chunks_mut().0);
+    let groups = ints.scale.as_chunks_mut().0.iter_mut().zip(ints.min.as_chunks_mut().0);
+    for ((block, q), (scale, min)) in blocks.zip(groups) {
+        B::unpack(block, q, scale, min);
+    }
+}
+
+fn encode_blocks<B, const BYTES: usize, const LEN: usize, const GROUPS: usize>(
+    values: &[f32],
+    bytes: &mut [u8],
+) where
+    B: Block<BYTES, LEN, GROUPS>,
+{
+    let Some(encode) = B::ENCODE else { return };
+    for (values, block) in values.as_chunks().0.iter().zip(bytes.as_chunks_mut().0) {
+        encode(values, block);
+    }
+}
+
+/// The block format of this type; `None` for plain numbers.
+pub fn format(dtype: DType) -> Option<&'static Format> {
+    FORMATS.iter().find(|format| format.dtype == dtype)
+}
+
+/// Decodes whole rows of any type of [`DType::weights`] to f32.
+///
+/// `bytes` holds `out.len()` values: a row, or several that follow one another.
+///
+/// # Errors
+/// When the type is no weight type, `out` is no whole number of blocks, or `bytes` is not as long
+/// as that many values are.
+pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    check_lengths(dtype, out.len(), bytes.len())?;
+    match dtype {
+        DType::F32 => convert(bytes, out, f32::from_le_bytes),
+        DType::F16 => convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        DType::BF16 => convert(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        _ => {
+            let format = format(dtype).ok_or(Error::NotAWeight(dtype))?;
+            (format.decode)(bytes, out);
+        }
+    }
+    Ok(())
+}
+
+/// Rounds whole rows to a weight type, to the bits that ggml's reference rounding gives.
+///
+/// `bytes` takes `values.len()` values. What a block with values that are not finite, or too large
+/// for its f16 scale, decodes to is not defined.
+///
+/// # Errors
+/// As [`decode`], and when the format can only be read.
+pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<(), Error> {
+    check_lengths(dtype, values.len(), bytes.len())?;
+    match dtype {
+        DType::F32 => convert_back(values, bytes, f32::to_le_bytes),
+        DType::F16 => convert_back(values, bytes, |v| f16::from_f32(v).to_le_bytes()),
+        DType::BF16 => convert_back(values, bytes, |v| bf16::from_f32(v).to_le_bytes()),
+        _ => {
+            let format = format(dtype).ok_or(Error::NotAWeight(dtype))?;
+            let encode = format.encode.ok_or(Error::ReadOnly(dtype))?;
+            encode(values, bytes);
+        }
+    }
+    Ok(())
+}
+
+fn convert<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = value(*bytes);
+    }
+}
+
+fn convert_back<const N: usize>(values: &[f32], bytes: &mut [u8], raw: impl Fn(f32) -> [u8; N]) {
+    for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
+        *bytes = raw(*value);
+    }
+}
+
+fn check_lengths(dtype: DType, values: usize, bytes: usize) -> Result<(), Error> {
+    if !DType::weights().any(|weight| weight == dtype) {
+        return Err(Error::NotAWeight(dtype));
+    }
+    let expected = dtype.bytes(&[values]).ok_or(Error::PartBlock { dtype, values })?;
+    if bytes != expected {
+        return Err(Error::Length { dtype, values, expected, found: bytes });
+    }
+    Ok(())
+}
+
+/// Why weights cannot be decoded or encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// A type that no weight matrix has.
+    NotAWeight(DType),
+    /// A format that can be decoded but not encoded.
+    ReadOnly(DType),
+    /// A number of values that is no whole number of blocks.
+    PartBlock {
+        /// The type asked for.
+        dtype: DType,
+        /// How many values were asked for.
+        values: usize,
+    },
+    /// More or fewer bytes than the values take.
+    Length {
+        /// The type asked for.
+        dtype: DType,
+        /// How many values were asked for.
+        values: usize,
+        /// The bytes that they take.
+        expected: usize,
+        /// The bytes that were given.
+        found: usize,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotAWeight(dtype) => {
+                write!(f, "{dtype} is not a type for weights, expected one of")?;
+                DType::weights().try_for_each(|weight| write!(f, " {weight}"))
+            }
+            Error::ReadOnly(dtype) => {
+                write!(f, "{dtype} can be read but not written, expected one of F32 F16 BF16")?;
+                let writable = FORMATS.iter().filter(|format| format.can_encode());
+                writable.map(|format| format.dtype).try_for_each(|dtype| write!(f, " {dtype}"))
+            }
+            Error::PartBlock { dtype, values } => write!(
+                f,
+                "{dtype}: expected a whole number of blocks of {} values, found {values} values",
+                dtype.block_len()
+            ),
+            Error::Length { dtype, values, expected, found } => {
+                write!(f, "{dtype}: expected {expected} bytes for {values} values, found {found} bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The f16 at byte `at` of a block, widened.
+fn f16_at<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}

@@ -1,0 +1,65 @@
+//! Q5_1: 32 values of 5 bits with one scale and one offset. 6 bits a weight.
+//!
+//! ```text
+//! byte  0         2         4          8                                    24
+//!       | d: f16  | m: f16  | qh: u32  | qs: 16 bytes                        |
+//!
+//! qs[j] = [ low 4 bits of value j + 16 | low 4 bits of value j ]      (high nibble, low nibble)
+//! qh    = bit i is the fifth bit of value i
+//! value[i] = d * q[i] + m
+//! ```
+//!
+//! The file *adds* m: `min = -m`, as in [`q4_1`](super::q4_1).
+
+use super::q5_0::{fifth_bit, unpack_unsigned};
+use super::{Block, f16_at};
+use crate::dtype::DType;
+
+pub(super) struct Q5_1;
+
+impl Block<24, 32, 1> for Q5_1 {
+    const DTYPE: DType = DType::Q5_1;
+    const HAS_MIN: bool = true;
+    const Q_RANGE: (i8, i8) = (0, 31);
+
+    fn decode(block: &[u8; 24], out: &mut [f32; 32]) {
+        let (d, m) = (f16_at(block, 0), f16_at(block, 2));
+        let qh = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
+        let qs = &block[8..];
+        for j in 0..16 {
+            let low = (qs[j] & 0x0F) | fifth_bit(qh, j);
+            let high = (qs[j] >> 4) | fifth_bit(qh, j + 16);
+            out[j] = d * f32::from(low) + m;
+            out[j + 16] = d * f32::from(high) + m;
+        }
+    }
+
+    fn unpack(block: &[u8; 24], q: &mut [i8; 32], scale: &mut [f32; 1], min: &mut [f32; 1]) {
+        scale[0] = f16_at(block, 0);
+        min[0] = -f16_at(block, 2);
+        unpack_unsigned(block, q);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::*;
+
+    #[test]
+    fn layout() {
+        let mut block = [0; 24];
+        block[..2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());
+        block[2..4].copy_from_slice(&f16::from_f32(-3.0).to_le_bytes());
+        block[4..8].copy_from_slice(&(1u32 << 3 | 1 << 20).to_le_bytes());
+        block[8 + 3] = 0xF1;
+        let mut out = [9.0; 32];
+        Q5_1::decode(&block, &mut out);
+        let mut expected = [-3.0; 32];
+        expected[3] = 0.5 * 17.0 - 3.0;
+        expected[19] = 0.5 * 15.0 - 3.0;
+        expected[20] = 0.5 * 16.0 - 3.0;
+        assert_eq!(out, expected);
+    }
+}
