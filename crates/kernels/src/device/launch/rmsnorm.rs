@@ -1,0 +1,117 @@
+//! RMSNorm on a GPU: kernels and launches. The formulas stand in `ops/rmsnorm.wgsl`.
+
+use super::{check_size, elements, fold, grid};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+
+const WGSL: Option<&str> = Some(include_str!("../../ops/rmsnorm.wgsl"));
+const CUDA: Option<&str> = Some(include_str!("../../ops/rmsnorm.cu"));
+const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32];
+
+/// y from x.
+pub static FORWARD: Kernel = Kernel {
+    name: "rmsnorm_forward",
+    wgsl: WGSL,
+    cuda: CUDA,
+    workgroup: [256, 1, 1],
+    buffers: &[read(0, "x"), read(1, "weight"), write(2, "y")],
+    scalars: SCALARS,
+};
+
+/// dx from dy, and 1 / rms of each row.
+pub static BACKWARD: Kernel = Kernel {
+    name: "rmsnorm_backward",
+    wgsl: WGSL,
+    cuda: CUDA,
+    workgroup: [256, 1, 1],
+    buffers: &[read(0, "x"), read(1, "weight"), read(3, "dy"), write(4, "dx"), write(5, "r_out")],
+    scalars: SCALARS,
+};
+
+/// dweight from dy and 1 / rms of each row.
+pub static BACKWARD_WEIGHT: Kernel = Kernel {
+    name: "rmsnorm_backward_weight",
+    wgsl: WGSL,
+    cuda: CUDA,
+    workgroup: [32, 8, 1],
+    buffers: &[read(0, "x"), read(3, "dy"), read(6, "r_in"), write(7, "dweight")],
+    scalars: SCALARS,
+};
+
+/// The shape and constants of an RMSNorm.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm {
+    /// Rows of x: tokens.
+    pub rows: usize,
+    /// Columns of x: the width that is normalised.
+    pub dim: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Added to the weight: 1 where the file stores weight - 1 (Gemma), else 0.
+    pub offset: f32,
+}
+
+impl RmsNorm {
+    /// `y = x / sqrt(mean(x^2) + eps) * (offset + weight)`, row by row.
+    ///
+    /// `x`, `y`: `[rows, dim]` f32; `weight`: `[dim]` f32. `y` is assigned and is another buffer than `x`.
+    pub fn forward<G: Gpu>(&self, gpu: &G, x: &G::Buffer, weight: &G::Buffer, y: &G::Buffer) -> Result<()> {
+        let place = FORWARD.name;
+        let Some((count, scalars)) = self.scalars(place)? else { return Ok(()) };
+        check_size(place, "x", x, count, 4)?;
+        check_size(place, "weight", weight, self.dim, 4)?;
+        check_size(place, "y", y, count, 4)?;
+        // SAFETY: the kernel touches rows * dim elements of x and y and dim of weight: checked above.
+        unsafe { gpu.launch(&FORWARD, &[x, weight, y], &scalars, fold(place, self.rows)?) }
+    }
+
+    /// The gradients of [`RmsNorm::forward`]: `dx` is assigned, `dweight` is added to.
+    ///
+    /// `x`, `dy`, `dx`: `[rows, dim]` f32; `weight`, `dweight`: `[dim]` f32. `scratch`: `[rows]` f32,
+    /// overwritten with 1 / rms of each row. The three outputs are buffers of their own.
+    #[allow(clippy::too_many_arguments)] // forward's arguments, then their gradients
+    pub fn backward<G: Gpu>(
+        &self,
+        gpu: &G,
+        x: &G::Buffer,
+        weight: &G::Buffer,
+        dy: &G::Buffer,
+        dx: &G::Buffer,
+        dweight: &G::Buffer,
+        scratch: &G::Buffer,
+    ) -> Result<()> {
+        let place = BACKWARD.name;
+        let Some((count, scalars)) = self.scalars(place)? else { return Ok(()) };
+        for (name, buffer, count) in [
+            ("x", x, count),
+            ("weight", weight, self.dim),
+            ("dy", dy, count),
+            ("dx", dx, count),
+            ("dweight", dweight, self.dim),
+            ("scratch", scratch, self.rows),
+        ] {
+            check_size(place, name, buffer, count, 4)?;
+        }
+        let columns = grid(BACKWARD_WEIGHT.name, self.dim.div_ceil(32), 1)?;
+        // SAFETY: the kernels touch rows * dim elements of x, dy and dx, dim of weight and dweight, and rows
+        // of scratch: checked above.
+        unsafe {
+            gpu.launch(&BACKWARD, &[x, weight, dy, dx, scratch], &scalars, fold(place, self.rows)?)?;
+            gpu.launch(&BACKWARD_WEIGHT, &[x, dy, scratch, dweight], &scalars, columns)
+        }
+    }
+
+    /// Elements of x, and the kernels' scalars; `None` when there is nothing to do.
+    fn scalars(&self, place: &'static str) -> Result<Option<(usize, [Scalar; 4])>> {
+        if self.rows == 0 || self.dim == 0 {
+            return Ok(None);
+        }
+        let count = elements(place, self.rows, self.dim)?; // so rows and dim fit 32 bits too
+        let scalars = [
+            Scalar::U32(self.rows as u32),
+            Scalar::U32(self.dim as u32),
+            Scalar::F32(self.eps),
+            Scalar::F32(self.offset),
+        ];
+        Ok(Some((count, scalars)))
+    }
+}

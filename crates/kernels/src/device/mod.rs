@@ -1,0 +1,30 @@
+//! The devices that compute beside the CPU, behind one small trait.
+//!
+//! [`gpu`] says what a device can do ([`Gpu`]) and what a kernel is ([`Kernel`]: data, not code). Two drivers
+//! implement the trait: `wgpu` (Vulkan and Metal; feature `wgpu`) runs the `.wgsl` of an op, `cuda` (NVIDIA;
+//! feature `cuda`) its `.cu`. [`launch`] turns an op's buffers and shape into launches of its kernels, for
+//! either driver.
+//!
+//! A new op adds its kernels to [`KERNELS`]; nothing else here changes. The tests `gpu_conformance`,
+//! `wgsl_to_metal` and `cuda_compiles` walk that list.
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod gpu;
+pub mod launch;
+#[cfg(feature = "cuda")]
+pub mod nvrtc;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
+
+pub use gpu::{Access, Binding, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, ScalarKind};
+
+/// Every GPU kernel. Tests walk this list: a kernel that is not in it is not tested.
+pub static KERNELS: &[&Kernel] = &[
+    &launch::rmsnorm::FORWARD,
+    &launch::rmsnorm::BACKWARD,
+    &launch::rmsnorm::BACKWARD_WEIGHT,
+    &launch::matmul::MATMUL,
+    &launch::matmul::BACKWARD_BIAS,
+    &launch::matmul::MATMUL_BF16,
+];

@@ -1,0 +1,431 @@
+//! The driver for Vulkan and Metal, through the `wgpu` crate: runs the `.wgsl` of a kernel.
+//!
+//! Launches are collected in a command encoder and sent together: a submission costs as much as a small
+//! kernel. They are sent when 64 are waiting, and before anything is uploaded, downloaded or waited for.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use ::wgpu as api;
+
+use super::gpu::{Access, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, check_range};
+
+/// How many launches wait at most before they are sent.
+const BATCH: usize = 64;
+
+/// A device driven through Vulkan or Metal.
+pub struct Wgpu {
+    info: Info,
+    device: api::Device,
+    queue: api::Queue,
+    kernels: Mutex<HashMap<&'static str, Arc<Compiled>>>,
+    waiting: Mutex<Waiting>,
+    /// What the driver reported outside of any call: the device is gone, or a queued launch failed.
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+/// Memory of a [`Wgpu`] device.
+#[derive(Debug)]
+pub struct WgpuBuffer {
+    buffer: api::Buffer,
+    bytes: usize,
+}
+
+impl DeviceBuffer for WgpuBuffer {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+struct Compiled {
+    pipeline: api::ComputePipeline,
+    layout: api::BindGroupLayout,
+}
+
+#[derive(Default)]
+struct Waiting {
+    encoder: Option<api::CommandEncoder>,
+    launches: usize,
+}
+
+enum Trouble {
+    Lost(String),
+    Failed(String),
+}
+
+impl Wgpu {
+    /// Every device that Vulkan or Metal offers, in the order in which [`Wgpu::open`] would take them.
+    pub fn list() -> Vec<Info> {
+        adapters().iter().map(describe).collect()
+    }
+
+    /// Opens a device: the first of [`Wgpu::list`] (a discrete GPU before an integrated one before a CPU in
+    /// disguise), or the first whose name contains `name`, in upper or lower case.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] with what to install; [`Error::Driver`] when the device does not open.
+    pub fn open(name: Option<&str>) -> Result<Wgpu> {
+        let all = adapters();
+        let wanted = name.unwrap_or_default().to_lowercase();
+        let Some(adapter) = all.iter().find(|a| a.get_info().name.to_lowercase().contains(&wanted)) else {
+            return Err(no_adapter(&all, &wanted));
+        };
+        let info = describe(adapter);
+        let failed =
+            |doing: &str, why: String| Error::Driver { device: info.name.clone(), doing: doing.into(), why };
+        if !adapter.features().contains(api::Features::IMMEDIATES) {
+            return Err(failed(
+                "open",
+                "it has no immediates (push constants), in which scalars travel".into(),
+            ));
+        }
+        let request = api::DeviceDescriptor {
+            label: Some("wootz"),
+            required_features: api::Features::IMMEDIATES,
+            required_limits: adapter.limits(),
+            ..Default::default()
+        };
+        let (device, queue) =
+            wait(adapter.request_device(&request)).map_err(|e| failed("open", e.to_string()))?;
+
+        let trouble = Arc::new(Mutex::new(None));
+        let seen = trouble.clone();
+        device.set_device_lost_callback(move |reason, why| {
+            // A device that we drop ourselves is "lost" as well: nobody is left to ask.
+            *lock(&seen) = Some(Trouble::Lost(format!("{reason:?}: {why}")));
+        });
+        let seen = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            lock(&seen).get_or_insert(Trouble::Failed(error.to_string()));
+        }));
+        Ok(Wgpu { info, device, queue, kernels: Mutex::default(), waiting: Mutex::default(), trouble })
+    }
+
+    /// Runs `work` and returns the error that the device raised in it, if any. `bytes` is what `work` asks
+    /// for, for the message when memory runs out.
+    fn guarded<T>(&self, doing: &str, bytes: usize, work: impl FnOnce() -> T) -> Result<T> {
+        let memory = self.device.push_error_scope(api::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(api::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(api::ErrorFilter::Validation);
+        let value = work();
+        // Scopes are a stack: popped in reverse.
+        let refused = wait(validation.pop());
+        let broken = wait(internal.pop());
+        let exhausted = wait(memory.pop());
+        self.check_trouble(doing)?;
+        if exhausted.is_some() {
+            return Err(Error::OutOfMemory { device: self.info.name.clone(), bytes });
+        }
+        match refused.or(broken) {
+            Some(error) => Err(self.failed(doing, error.to_string())),
+            None => Ok(value),
+        }
+    }
+
+    fn failed(&self, doing: &str, why: String) -> Error {
+        Error::Driver { device: self.info.name.clone(), doing: doing.into(), why }
+    }
+
+    fn check_trouble(&self, doing: &str) -> Result<()> {
+        let mut trouble = lock(&self.trouble);
+        match trouble.take() {
+            None => Ok(()),
+            Some(Trouble::Failed(why)) => Err(self.failed(doing, why)),
+            Some(Trouble::Lost(why)) => {
+                *trouble = Some(Trouble::Lost(why.clone())); // it stays lost
+                Err(Error::Lost { device: self.info.name.clone(), why })
+            }
+        }
+    }
+
+    /// Sends what is waiting.
+    fn flush(&self) -> Result<()> {
+        let Waiting { encoder, launches } = std::mem::take(&mut *lock(&self.waiting));
+        match encoder {
+            None => Ok(()),
+            Some(encoder) => self.guarded(&format!("send {launches} launches"), 0, || {
+                self.queue.submit([encoder.finish()]);
+            }),
+        }
+    }
+
+    /// Waits until the queue is empty.
+    fn drain(&self, doing: &str) -> Result<()> {
+        match self.device.poll(api::PollType::wait_indefinitely()) {
+            Ok(_) => self.check_trouble(doing),
+            Err(error) => {
+                self.check_trouble(doing)?;
+                Err(Error::Lost { device: self.info.name.clone(), why: error.to_string() })
+            }
+        }
+    }
+
+    fn compiled(&self, kernel: &'static Kernel) -> Result<Arc<Compiled>> {
+        if let Some(compiled) = lock(&self.kernels).get(kernel.name) {
+            return Ok(compiled.clone());
+        }
+        let compiled = Arc::new(self.build(kernel)?);
+        lock(&self.kernels).insert(kernel.name, compiled.clone());
+        Ok(compiled)
+    }
+
+    fn build(&self, kernel: &'static Kernel) -> Result<Compiled> {
+        let Some(source) = kernel.wgsl else {
+            return Err(Error::Unsupported {
+                kernel: kernel.name,
+                device: self.info.name.clone(),
+                why: "it is not written in WGSL".into(),
+            });
+        };
+        let compile_error = |line, message| Error::Compile { kernel: kernel.name, line, message };
+
+        let mut messages = Vec::new();
+        let module = self.guarded("compile", 0, || {
+            let module = self.device.create_shader_module(api::ShaderModuleDescriptor {
+                label: Some(kernel.name),
+                source: api::ShaderSource::Wgsl(source.into()),
+            });
+            messages = wait(module.get_compilation_info()).messages;
+            module
+        });
+        let first = messages.iter().find(|m| m.message_type == api::CompilationMessageType::Error);
+        if let Some(message) = first {
+            return Err(compile_error(message.location.map(|at| at.line_number), message.message.clone()));
+        }
+        let module = module.map_err(|error| as_compile_error(error, kernel))?;
+
+        let entries: Vec<api::BindGroupLayoutEntry> = kernel
+            .buffers
+            .iter()
+            .map(|binding| api::BindGroupLayoutEntry {
+                binding: binding.index,
+                visibility: api::ShaderStages::COMPUTE,
+                ty: api::BindingType::Buffer {
+                    ty: api::BufferBindingType::Storage { read_only: binding.access == Access::Read },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        self.guarded("compile", 0, || {
+            let layout = self.device.create_bind_group_layout(&api::BindGroupLayoutDescriptor {
+                label: Some(kernel.name),
+                entries: &entries,
+            });
+            let all = self.device.create_pipeline_layout(&api::PipelineLayoutDescriptor {
+                label: Some(kernel.name),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 4 * kernel.scalars.len() as u32,
+            });
+            let pipeline = self.device.create_compute_pipeline(&api::ComputePipelineDescriptor {
+                label: Some(kernel.name),
+                layout: Some(&all),
+                module: &module,
+                entry_point: Some(kernel.name),
+                // The kernels write workgroup memory before they read it.
+                compilation_options: api::PipelineCompilationOptions {
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+            Compiled { pipeline, layout }
+        })
+        .map_err(|error| as_compile_error(error, kernel))
+    }
+}
+
+impl Gpu for Wgpu {
+    type Buffer = WgpuBuffer;
+
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<WgpuBuffer> {
+        check_range("alloc", bytes, 0, bytes)?;
+        if bytes as u64 > self.info.max_buffer_bytes {
+            let limit = self.info.max_buffer_bytes;
+            return Err(Error::TooLarge { device: self.info.name.clone(), bytes, limit });
+        }
+        let buffer = self.guarded("alloc", bytes, || {
+            self.device.create_buffer(&api::BufferDescriptor {
+                label: None,
+                size: bytes.max(4) as u64, // nothing cannot be bound
+                usage: api::BufferUsages::STORAGE | api::BufferUsages::COPY_SRC | api::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?;
+        Ok(WgpuBuffer { buffer, bytes })
+    }
+
+    fn upload(&self, buffer: &WgpuBuffer, offset: usize, data: &[u8]) -> Result<()> {
+        check_range("upload", buffer.bytes, offset, data.len())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.flush()?; // a write goes ahead of launches that are not yet sent
+        self.guarded("upload", data.len(), || self.queue.write_buffer(&buffer.buffer, offset as u64, data))
+    }
+
+    fn download(&self, buffer: &WgpuBuffer, offset: usize, data: &mut [u8]) -> Result<()> {
+        check_range("download", buffer.bytes, offset, data.len())?;
+        if data.is_empty() {
+            return self.synchronize();
+        }
+        self.flush()?;
+        let staging = self.guarded("download", data.len(), || {
+            let staging = self.device.create_buffer(&api::BufferDescriptor {
+                label: Some("download"),
+                size: data.len() as u64,
+                usage: api::BufferUsages::MAP_READ | api::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&buffer.buffer, offset as u64, &staging, 0, data.len() as u64);
+            self.queue.submit([encoder.finish()]);
+            staging
+        })?;
+        // The outcome of the mapping is seen below: an unmapped buffer has no mapped range.
+        staging.map_async(api::MapMode::Read, .., |_| {});
+        self.drain("download")?;
+        let view = staging.get_mapped_range(..).map_err(|e| self.failed("download", e.to_string()))?;
+        data.copy_from_slice(&view);
+        Ok(())
+    }
+
+    fn compile(&self, kernel: &'static Kernel) -> Result<()> {
+        self.compiled(kernel).map(|_| ())
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &'static Kernel,
+        buffers: &[&WgpuBuffer],
+        scalars: &[Scalar],
+        groups: [u32; 3],
+    ) -> Result<()> {
+        kernel.check_arguments(buffers.len(), scalars)?;
+        let compiled = self.compiled(kernel)?;
+        let entries: Vec<api::BindGroupEntry<'_>> = kernel
+            .buffers
+            .iter()
+            .zip(buffers)
+            .map(|(binding, buffer)| api::BindGroupEntry {
+                binding: binding.index,
+                resource: buffer.buffer.as_entire_binding(),
+            })
+            .collect();
+        let bytes: Vec<u8> = scalars.iter().flat_map(|scalar| scalar.to_bytes()).collect();
+        let [x, y, z] = groups;
+
+        let launches = self.guarded(kernel.name, 0, || {
+            let group = self.device.create_bind_group(&api::BindGroupDescriptor {
+                label: Some(kernel.name),
+                layout: &compiled.layout,
+                entries: &entries,
+            });
+            let mut waiting = lock(&self.waiting);
+            let encoder = waiting.encoder.get_or_insert_with(|| {
+                self.device.create_command_encoder(&api::CommandEncoderDescriptor::default())
+            });
+            let mut pass = encoder.begin_compute_pass(&api::ComputePassDescriptor {
+                label: Some(kernel.name),
+                timestamp_writes: None,
+            });
+            pass.set_pipeline(&compiled.pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            pass.set_immediates(0, &bytes);
+            pass.dispatch_workgroups(x, y, z);
+            drop(pass);
+            waiting.launches += 1;
+            waiting.launches
+        })?;
+        if launches >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.flush()?;
+        self.drain("synchronize")
+    }
+}
+
+/// What the device offers, fastest kind first.
+fn adapters() -> Vec<api::Adapter> {
+    let mut request = api::InstanceDescriptor::new_without_display_handle();
+    request.backends = api::Backends::VULKAN | api::Backends::METAL;
+    request.flags = api::InstanceFlags::empty().with_env(); // no validation layers unless WGPU_VALIDATION asks
+    let instance = api::Instance::new(request);
+    let mut all = wait(instance.enumerate_adapters(api::Backends::all()));
+    all.sort_by_key(|adapter| match adapter.get_info().device_type {
+        api::DeviceType::DiscreteGpu => 0,
+        api::DeviceType::IntegratedGpu => 1,
+        api::DeviceType::VirtualGpu => 2,
+        api::DeviceType::Other => 3,
+        api::DeviceType::Cpu => 4,
+    });
+    all
+}
+
+fn describe(adapter: &api::Adapter) -> Info {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    Info {
+        name: info.name,
+        api: match info.backend {
+            api::Backend::Vulkan => "Vulkan",
+            api::Backend::Metal => "Metal",
+            _ => "wgpu", // the others are not asked for
+        },
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        software: info.device_type == api::DeviceType::Cpu,
+        max_buffer_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+        memory_bytes: None,
+    }
+}
+
+fn no_adapter(all: &[api::Adapter], wanted: &str) -> Error {
+    let advice = match all.is_empty() {
+        true if cfg!(target_os = "macos") => "this needs macOS on a machine with Metal".to_owned(),
+        true => "install your GPU's Vulkan driver, or the software one: `apt-get install libvulkan1 \
+                 mesa-vulkan-drivers`"
+            .to_owned(),
+        false => {
+            let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+            format!("there is {}", names.join(", "))
+        }
+    };
+    let why = match wanted {
+        "" => "none was found".to_owned(),
+        _ => format!("none has `{wanted}` in its name"),
+    };
+    Error::NoAdapter { api: "Vulkan or Metal", why, advice }
+}
+
+fn as_compile_error(error: Error, kernel: &'static Kernel) -> Error {
+    match error {
+        Error::Driver { why, .. } => Error::Compile { kernel: kernel.name, line: None, message: why },
+        other => other,
+    }
+}
+
+/// The value of a future. On Vulkan and Metal wgpu's futures are done when they are returned.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+}
+
+/// A panic of another thread leaves nothing half done behind these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,274 @@
+//! A weight matrix in memory: packed into panels (see [`crate::panels`]), with its type and shape.
+
+use crate::buffer::Buffer;
+use crate::dtype::DType;
+use crate::panels::expanded::{self, Expanded};
+use crate::panels::float::{Bf16, F16, F32};
+use crate::panels::q4_0::Q4_0;
+use crate::panels::q4_k::Q4K;
+use crate::panels::q5_k::Q5K;
+use crate::panels::q6_k::Q6K;
+use crate::panels::q8_0::Q8_0;
+use crate::panels::{FloatLayout, IntLayout, Layout, Pack, Rows};
+use crate::quant;
+use crate::pool::{Pool, Shares};
+use crate::simd::{Isa, Kernel, LANES, dispatch};
+
+/// What the inputs of a product are rounded to before it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// Nothing: f32 products with the exact value of the weights.
+    F32,
+    /// bf16 products, summed up in f32.
+    Bf16,
+    /// Signed bytes with an f32 scale for each 32 of k; products in int32, summed up in f32.
+    I8,
+}
+
+/// Whether a product may round its inputs to the precision of the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// bf16 weights multiply inputs rounded to bf16, quantised weights inputs rounded to 8 bits: twice to four times
+    /// as fast.
+    #[default]
+    Native,
+    /// Inputs stay f32, whatever the weights.
+    F32,
+}
+
+/// A matrix `[rows, cols]` of output channels: `y = x · wᵀ`, y of width `rows` (n), x of width `cols` (k).
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    operand: Operand,
+    panel_bytes: usize,
+    data: Buffer<u8>,
+}
+
+/// Calls `$f!(Layout)` with the integer layout of a type, and evaluates `$float` for the others.
+macro_rules! with_int_layout {
+    ($dtype:expr, $f:ident, $float:expr) => {
+        match $dtype {
+            DType::Q8_0 => $f!(Q8_0),
+            DType::Q4_0 => $f!(Q4_0),
+            DType::Q4_K => $f!(Q4K),
+            DType::Q5_K => $f!(Q5K),
+            DType::Q6_K => $f!(Q6K),
+            DType::Q4_1 | DType::Q5_1 => $f!(Expanded<32, true>),
+            DType::Q5_0 | DType::IQ4_NL | DType::IQ4_XS => $f!(Expanded<32, false>),
+            DType::Q2_K => $f!(Expanded<16, true>),
+            DType::Q3_K => $f!(Expanded<16, false>),
+            DType::F32
+            | DType::F16
+            | DType::BF16
+            | DType::F64
+            | DType::I8
+            | DType::I16
+            | DType::I32
+            | DType::I64
+            | DType::U8
+            | DType::U16
+            | DType::U32
+            | DType::Bool => $float,
+        }
+    };
+}
+pub(crate) use with_int_layout;
+
+/// Calls `$f!(Layout)` with the layout of a weight type; evaluates `$other` for types that are no weights.
+macro_rules! with_layout {
+    ($dtype:expr, $f:ident, $other:expr) => {
+        match $dtype {
+            DType::F32 => $f!(F32),
+            DType::F16 => $f!(F16),
+            DType::BF16 => $f!(Bf16),
+            other => with_int_layout!(other, $f, $other),
+        }
+    };
+}
+
+impl Matrix {
+    /// Packs a matrix; `row(i)` are the bytes of row `i` in the file's format.
+    ///
+    /// Panics if `dtype` is no weight type ([`DType::weights`]), or a row has not the bytes of `cols` values.
+    pub fn pack<'a>(
+        pool: &Pool,
+        dtype: DType,
+        [rows, cols]: [usize; 2],
+        precision: Precision,
+        row: impl Fn(usize) -> &'a [u8] + Sync,
+    ) -> Matrix {
+        macro_rules! sizes {
+            ($layout:ty) => {
+                (cols.div_ceil(<$layout>::SPAN), <$layout>::BYTES)
+            };
+        }
+        let (blocks, block_bytes): (usize, usize) = with_layout!(dtype, sizes, panic!("{dtype} is no type of weights"));
+        let panel_bytes = blocks * block_bytes;
+        let row_bytes = dtype.bytes(&[cols]).unwrap_or_else(|| panic!("{cols} values are no rows of {dtype}"));
+        let mut data = Buffer::zeroed(rows.div_ceil(LANES) * panel_bytes);
+        let shares = Shares::new(&mut data);
+        pool.run(rows.div_ceil(LANES), |p| {
+            // SAFETY: a task packs its own panel.
+            let panel = unsafe { shares.get(p * panel_bytes..(p + 1) * panel_bytes) };
+            let sources: Vec<&[u8]> = (p * LANES..rows.min((p + 1) * LANES)).map(&row).collect();
+            assert!(sources.iter().all(|source| source.len() == row_bytes), "rows of {cols} values of {dtype}");
+            pack_panel(dtype, &sources, panel);
+        });
+        let native = match dtype {
+            DType::F32 | DType::F16 => Operand::F32,
+            DType::BF16 => Operand::Bf16,
+            _ => Operand::I8,
+        };
+        let operand = if precision == Precision::F32 { Operand::F32 } else { native };
+        Matrix { dtype, rows, cols, operand, panel_bytes, data }
+    }
+
+    /// A matrix of f32 values, row by row.
+    pub fn from_f32(pool: &Pool, shape: [usize; 2], values: &[f32]) -> Matrix {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let row = 4 * shape[1];
+        Matrix::pack(pool, DType::F32, shape, Precision::Native, |r| &bytes[r * row..(r + 1) * row])
+    }
+
+    /// The type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Output channels (n).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input channels (k).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// What inputs are rounded to.
+    pub fn operand(&self) -> Operand {
+        self.operand
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Panels of 32 output channels, the last perhaps partly filled.
+    pub(crate) fn panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// The bytes of panel `index`.
+    pub(crate) fn panel(&self, index: usize) -> &[u8] {
+        &self.data[index * self.panel_bytes..(index + 1) * self.panel_bytes]
+    }
+
+    /// The values of row `row`, in f32: an embedding's lookup. Panics when `row` is out of range.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {}", self.rows);
+        dispatch(DecodeRow { matrix: self, row, out });
+    }
+}
+
+fn pack_panel(dtype: DType, rows: &Rows, panel: &mut [u8]) {
+    fn blocks<L: Pack>(rows: &Rows, panel: &mut [u8]) {
+        for (i, block) in panel.chunks_exact_mut(L::BYTES).enumerate() {
+            L::pack(rows, i, block);
+        }
+    }
+    match (dtype, quant::format(dtype)) {
+        (DType::F32, _) => blocks::<F32>(rows, panel),
+        (DType::F16, _) => blocks::<F16>(rows, panel),
+        (DType::BF16, _) => blocks::<Bf16>(rows, panel),
+        (DType::Q8_0, _) => blocks::<Q8_0>(rows, panel),
+        (DType::Q4_0, _) => blocks::<Q4_0>(rows, panel),
+        (DType::Q4_K, _) => blocks::<Q4K>(rows, panel),
+        (DType::Q5_K, _) => blocks::<Q5K>(rows, panel),
+        (DType::Q6_K, _) => blocks::<Q6K>(rows, panel),
+        (_, Some(format)) => expanded::pack(format, rows, panel),
+        (_, None) => {}
+    }
+}
+
+/// Decodes a stretch of k of a panel into `[k][32]` f32. A kernel of its own, so that it is compiled once.
+pub(crate) struct DecodePanel<'a> {
+    /// The type of the weights.
+    pub dtype: DType,
+    /// The whole panel.
+    pub panel: &'a [u8],
+    /// First value of k: a multiple of 256.
+    pub start: usize,
+    /// Values of k; they end inside the panel.
+    pub len: usize,
+    /// Room for them.
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for DecodePanel<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let DecodePanel { dtype, panel, start, len, out } = self;
+        assert!(start.is_multiple_of(256) && out.len() >= len * LANES);
+        macro_rules! ints {
+            ($layout:ty) => {
+                decode_ints::<I, $layout>(isa, panel, start / 32, &mut out[..len * LANES])
+            };
+        }
+        macro_rules! floats {
+            ($layout:ty) => {{
+                assert!(panel.len() >= (start + len).div_ceil(<$layout>::SPAN) * <$layout>::BYTES);
+                for (i, out) in out[..len * LANES].chunks_exact_mut(LANES).enumerate() {
+                    // SAFETY: the panel has this value of k.
+                    isa.store_slice(out, unsafe { <$layout>::load(isa, panel.as_ptr(), start + i) });
+                }
+            }};
+        }
+        match dtype {
+            DType::F32 => floats!(F32),
+            DType::F16 => floats!(F16),
+            DType::BF16 => floats!(Bf16),
+            other => with_int_layout!(other, ints, ()),
+        }
+    }
+}
+
+/// Decodes steps of 32 values of k, from number `first` on.
+#[inline(always)]
+fn decode_ints<I: Isa, L: IntLayout>(isa: I, panel: &[u8], first: usize, out: &mut [f32]) {
+    let per_block = L::SPAN / 32;
+    for (i, out) in out.chunks_exact_mut(32 * LANES).enumerate() {
+        let step = first + i;
+        let block = &panel[step / per_block * L::BYTES..][..L::BYTES];
+        // SAFETY: `block` is one whole block, and `out` has room for a step.
+        unsafe { expanded::decode::<I, L>(isa, block.as_ptr(), step % per_block, out.as_mut_ptr()) }
+    }
+}
+
+struct DecodeRow<'a> {
+    matrix: &'a Matrix,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for DecodeRow<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let panel = self.matrix.panel(self.row / LANES);
+        let lane = self.row % LANES;
+        let mut values = [0f32; 256 * LANES];
+        for (i, out) in self.out.chunks_mut(256).enumerate() {
+            let (start, len) = (256 * i, out.len());
+            isa.run(DecodePanel { dtype: self.matrix.dtype, panel, start, len, out: &mut values });
+            for (j, x) in out.iter_mut().enumerate() {
+                *x = values[j * LANES + lane];
+            }
+        }
+    }
+}

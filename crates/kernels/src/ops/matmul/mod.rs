@@ -1,0 +1,196 @@
+//! `y[m, n] = sum over k of x[m, k] w[n, k] + b[n]`, for every type of w.
+//!
+//! **One accumulation order.** 32 neighbouring n sit in the lanes of a vector and k is walked from 0 upwards, with one
+//! accumulator an output element. So the bits of y[m, n] depend on row m of x and row n of w alone: not on how many
+//! rows there are, nor on threads, nor on the blocking below. (They do depend on the instruction set where it rounds
+//! differently: bf16 products.) Where w is quantised, 32 values of k are summed up exactly, in integers, and added
+//! with one f32 multiply-add:
+//!
+//! ```text
+//!   y += (sum of xq wq) · (sx sw)  -  sx (sum of xq) · min_w        every 32 (Q6_K: 16) values of k
+//! ```
+//!
+//! **Few rows** (decoding): each panel of w is read once, in sequence, at the speed of memory, and unpacked in
+//! registers. **Many rows** (prefill, training): a stretch of k of one panel is unpacked to operands in the nearest
+//! cache, and all rows of x go over it in tiles of [`Isa::ROWS`] x 32; sums wait in y between stretches, in f32, which
+//! is what the accumulators hold. Both run the same multiply-adds in the same order.
+//!
+//! What was tried: rows of x copied into tiles beforehand gains nothing, as a tile's rows stay in the nearest cache.
+
+mod float;
+mod inputs;
+mod int8;
+
+pub use inputs::Inputs;
+
+use crate::matrix::{Matrix, Operand};
+use crate::pool::{Pool, Shares};
+use crate::simd::{Isa, Kernel, LANES, dispatch};
+
+/// One product out of several that share x.
+pub struct Product<'a> {
+    /// `[n, k]`.
+    pub weight: &'a Matrix,
+    /// `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[m, n]`, overwritten.
+    pub y: &'a mut [f32],
+}
+
+/// Multiplies the rows of `x` with each weight.
+///
+/// `x` must have been prepared for the operand of every weight ([`Inputs::prepare`]). Panics when shapes differ.
+pub fn matmul(pool: &Pool, x: &Inputs, products: &mut [Product]) {
+    let m = x.rows();
+    let mut jobs = Vec::with_capacity(products.len());
+    let mut tasks = 0;
+    for product in products.iter_mut() {
+        let (n, k) = (product.weight.rows(), product.weight.cols());
+        assert_eq!(x.cols(), k, "width of x and of the weight");
+        assert_eq!(product.y.len(), m * n, "size of y for {m} rows of {n}");
+        assert!(product.bias.is_none_or(|bias| bias.len() == n), "size of the bias for {n} rows");
+        let grain = grain(pool, m, product.weight);
+        let count = product.weight.panels().div_ceil(grain);
+        jobs.push(Job {
+            weight: product.weight,
+            bias: product.bias,
+            y: Shares::new(product.y),
+            first_task: tasks,
+            grain,
+        });
+        tasks += count;
+    }
+    if m == 0 {
+        return;
+    }
+    pool.run(tasks, |task| {
+        let job = &jobs[jobs.partition_point(|job| job.first_task <= task) - 1];
+        let first = (task - job.first_task) * job.grain;
+        let panels = first..job.weight.panels().min(first + job.grain);
+        dispatch(Panels { x, job, panels });
+    });
+}
+
+/// Panels that a task takes. Few rows: enough bytes to be worth a task, and still several tasks a thread. Many rows:
+/// enough panels that a stretch of x is used again from the second cache.
+fn grain(pool: &Pool, m: usize, weight: &Matrix) -> usize {
+    let panels = weight.panels();
+    let fair = panels.div_ceil(4 * pool.threads()).max(1);
+    let worth = if m < 64 { (1 << 16) / (weight.bytes() / panels.max(1)).max(1) } else { 4 };
+    fair.min(worth.max(1))
+}
+
+struct Job<'a> {
+    weight: &'a Matrix,
+    bias: Option<&'a [f32]>,
+    y: Shares<'a, f32>,
+    first_task: usize,
+    grain: usize,
+}
+
+/// Some panels of one product, over all rows of x.
+struct Panels<'a> {
+    x: &'a Inputs,
+    job: &'a Job<'a>,
+    panels: std::ops::Range<usize>,
+}
+
+impl Kernel for Panels<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        match self.job.weight.operand() {
+            Operand::I8 => int8::run(isa, &self),
+            Operand::F32 | Operand::Bf16 => float::run(isa, &self),
+        }
+    }
+}
+
+impl<'a> Panels<'a> {
+    /// The columns of y that a panel computes, as a tile writer.
+    #[inline(always)]
+    fn out(&self, panel: usize) -> Out<'a> {
+        let n = self.job.weight.rows();
+        let first = panel * LANES;
+        Out { y: self.job.y, n, first, lanes: LANES.min(n - first), bias: self.job.bias }
+    }
+}
+
+/// 32 columns of y.
+#[derive(Clone, Copy)]
+struct Out<'a> {
+    y: Shares<'a, f32>,
+    n: usize,
+    first: usize,
+    lanes: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl Out<'_> {
+    /// The sums of row `row` so far.
+    #[inline(always)]
+    fn load<I: Isa>(&self, isa: I, row: usize) -> I::F {
+        let at = row * self.n + self.first;
+        // SAFETY: these columns of y belong to this task alone.
+        isa.load_slice(unsafe { self.y.get(at..at + self.lanes) }, 0.0)
+    }
+
+    /// Stores sums; with the bias added, if they are complete.
+    #[inline(always)]
+    fn store<I: Isa>(&self, isa: I, row: usize, mut sums: I::F, complete: bool) {
+        if let (true, Some(bias)) = (complete, self.bias) {
+            sums = isa.add(sums, isa.load_slice(&bias[self.first..self.first + self.lanes], 0.0));
+        }
+        let at = row * self.n + self.first;
+        // SAFETY: these columns of y belong to this task alone.
+        isa.store_slice(unsafe { self.y.get(at..at + self.lanes) }, sums);
+    }
+}
+
+/// Calls `$f!(row, MR)` for tiles of rows from 0 to `$m`: each as high as `$max`, a constant, and the rest allow.
+/// Heights that the instruction set never uses are not compiled.
+macro_rules! tile_rows {
+    ($m:expr, $max:expr, $f:ident) => {{
+        let mut row = 0;
+        if const { $max >= 12 } {
+            while $m - row >= 12 {
+                row += $f!(row, 12);
+            }
+        }
+        if const { $max >= 4 } {
+            while $m - row >= 4 {
+                row += $f!(row, 4);
+            }
+        }
+        if const { $max >= 3 } {
+            while $m - row >= 3 {
+                row += $f!(row, 3);
+            }
+        }
+        while $m - row >= 2 {
+            row += $f!(row, 2);
+        }
+        if $m > row {
+            $f!(row, 1);
+        }
+    }};
+}
+pub(super) use tile_rows;
+
+/// The formula, in f64, from decoded weights `w` `[n, k]`.
+pub fn reference(x: &[f32], w: &[f32], bias: Option<&[f32]>, [m, n, k]: [usize; 3]) -> Vec<f64> {
+    let mut y = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            let mut sum = bias.map_or(0.0, |b| f64::from(b[j]));
+            for l in 0..k {
+                sum += f64::from(x[i * k + l]) * f64::from(w[j * k + l]);
+            }
+            y[i * n + j] = sum;
+        }
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Every type, every instruction set, awkward sizes: against [`reference`]; and bits against bits.
+
+use super::*;
+use crate::matrix::Precision;
+use crate::quant;
+use crate::simd::IsaKind;
+use crate::{DType, rng::Rng};
+
+/// A matrix of a type as a file would hold it, and its values. Formats that cannot be written yet are filled with
+/// random blocks.
+fn weights(rng: &mut Rng, dtype: DType, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
+    let values: Vec<f32> = (0..n * k).map(|_| rng.normal() * 0.5).collect();
+    let mut bytes = vec![0; dtype.bytes(&[n, k]).unwrap()];
+    if quant::encode(dtype, &values, &mut bytes).is_err() {
+        bytes.iter_mut().for_each(|b| *b = rng.next() as u8);
+        // Scales are f16 fields: made small and finite by clearing the top exponent bits of every f16 of the block
+        // that the format reads as one. Blocks keep them in the first or last four bytes.
+        for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+            let len = block.len();
+            for at in [0, 2, len - 4, len - 2] {
+                block[at + 1] = 0x14 | (block[at + 1] & 0x83);
+            }
+        }
+    }
+    let mut decoded = vec![0.0; n * k];
+    quant::decode(dtype, &bytes, &mut decoded).unwrap();
+    (bytes, decoded)
+}
+
+fn pack(pool: &Pool, dtype: DType, shape: [usize; 2], precision: Precision, bytes: &[u8]) -> Matrix {
+    let row = dtype.bytes(&[shape[1]]).unwrap();
+    Matrix::pack(pool, dtype, shape, precision, |r| &bytes[r * row..(r + 1) * row])
+}
+
+fn multiply(pool: &Pool, x: &[f32], m: usize, weight: &Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let mut inputs = Inputs::default();
+    inputs.prepare(pool, x, [m, weight.cols()], std::iter::once(weight.operand()));
+    let mut y = vec![f32::NAN; m * weight.rows()];
+    matmul(pool, &inputs, &mut [Product { weight, bias, y: &mut y }]);
+    y
+}
+
+/// What the operand's rounding makes of x.
+fn rounded(x: &[f32], operand: Operand) -> Vec<f32> {
+    match operand {
+        Operand::F32 => x.to_vec(),
+        Operand::Bf16 => x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
+        Operand::I8 => (x.chunks(32))
+            .flat_map(|block| {
+                let scale = block.iter().fold(0f32, |a, x| a.max(x.abs())) / 127.0;
+                block.iter().map(move |x| if scale > 0.0 { (x / scale).round() * scale } else { 0.0 })
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn every_type_matches_the_reference() {
+    let pool = Pool::new(2);
+    let mut rng = Rng::new(1, 0);
+    for dtype in DType::weights() {
+        let sizes = [(1, 1), (1, 33), (2, 32), (3, 65), (4, 31), (5, 96), (7, 40), (13, 64), (29, 70)];
+        for (i, (m, n)) in sizes.into_iter().enumerate() {
+            let k = dtype.block_len() * [1, 2, 3, 5, 7, 17, 33][i % 7].min(4096 / dtype.block_len());
+            let (bytes, values) = weights(&mut rng, dtype, n, k);
+            let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+            let bias: Vec<f32> = (0..n).map(|_| rng.normal()).collect();
+            for precision in [Precision::Native, Precision::F32] {
+                let weight = pack(&pool, dtype, [n, k], precision, &bytes);
+                let want = reference(&rounded(&x, weight.operand()), &values, Some(&bias), [m, n, k]);
+                let got = multiply(&pool, &x, m, &weight, Some(&bias));
+                // The size that the sum could have had, row by row and column by column.
+                for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let (row, col) = (at / n, at % n);
+                    let scale: f64 = (0..k)
+                        .map(|l| f64::from(x[row * k + l].abs()) * f64::from(values[col * k + l].abs()))
+                        .sum::<f64>()
+                        + f64::from(bias[col].abs());
+                    // Rounding an input to bytes may fall on the other side of a tie: 2^-8 of one value.
+                    let bound = if weight.operand() == Operand::I8 { 2e-4 } else { 3e-6 };
+                    let error = (f64::from(*got) - want).abs() / scale.max(1e-30);
+                    assert!(
+                        error <= bound,
+                        "{dtype} {precision:?} m={m} n={n} k={k} row {row} column {col}: {got}, expected {want} ({error:.1e})"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The contract: neither the number of rows nor of threads changes a bit.
+#[test]
+fn bits_do_not_depend_on_rows_or_threads() {
+    let (one, two) = (Pool::new(1), Pool::new(2));
+    let mut rng = Rng::new(2, 0);
+    for dtype in DType::weights() {
+        let (n, k) = (70, dtype.block_len().max(32) * if dtype.block_len() == 256 { 3 } else { 21 });
+        let (bytes, _) = weights(&mut rng, dtype, n, k);
+        let m = 41;
+        let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+        for precision in [Precision::Native, Precision::F32] {
+            let weight = pack(&one, dtype, [n, k], precision, &bytes);
+            let all = multiply(&two, &x, m, &weight, None);
+            let equal = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(equal(&all, &multiply(&one, &x, m, &weight, None)), "{dtype} {precision:?}: threads");
+            for rows in [1, 2, 3, 5, 12, 17] {
+                for first in [0, 7, m - rows] {
+                    let part = multiply(&two, &x[first * k..(first + rows) * k], rows, &weight, None);
+                    let same = equal(&part, &all[first * n..(first + rows) * n]);
+                    assert!(same, "{dtype} {precision:?}: rows {first}.. {rows}");
+                }
+            }
+        }
+    }
+}
+
+/// The instruction set in use is one of several: the others are run by name.
+#[test]
+fn every_instruction_set_agrees() {
+    let pool = Pool::new(1);
+    let mut rng = Rng::new(3, 0);
+    for dtype in DType::weights() {
+        let (m, n, k) = (9, 45, dtype.block_len().max(32) * 3);
+        let (bytes, _) = weights(&mut rng, dtype, n, k);
+        let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+        for precision in [Precision::Native, Precision::F32] {
+            let weight = pack(&pool, dtype, [n, k], precision, &bytes);
+            let mut inputs = Inputs::default();
+            inputs.prepare(&pool, &x, [m, k], std::iter::once(weight.operand()));
+            let run = |kind| {
+                let mut y = vec![0.0; m * n];
+                let job = Job { weight: &weight, bias: None, y: Shares::new(&mut y), first_task: 0, grain: 1 };
+                crate::simd::dispatch_to(kind, Panels { x: &inputs, job: &job, panels: 0..weight.panels() });
+                y
+            };
+            let plain = run(IsaKind::Scalar);
+            let largest = plain.iter().fold(0f32, |a, x| a.max(x.abs()));
+            for kind in IsaKind::available() {
+                for (a, b) in run(kind).iter().zip(&plain) {
+                    assert!((a - b).abs() <= 3e-6 * largest, "{dtype} {precision:?} {}: {a}, {b}", kind.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_looked_up_exactly() {
+    let pool = Pool::new(2);
+    let mut rng = Rng::new(4, 0);
+    for dtype in DType::weights() {
+        let (n, k) = (37, dtype.block_len() * 3);
+        let (bytes, values) = weights(&mut rng, dtype, n, k);
+        let weight = pack(&pool, dtype, [n, k], Precision::Native, &bytes);
+        let mut row = vec![0.0; k];
+        for r in 0..n {
+            weight.decode_row(r, &mut row);
+            let same = row.iter().zip(&values[r * k..]).all(|(a, b)| a.to_bits() == b.to_bits() || (a == b));
+            assert!(same, "{dtype} row {r}");
+        }
+    }
+}
+
+#[test]
+fn zeros_and_nan_pass() {
+    let pool = Pool::new(1);
+    let values = vec![1.0; 32 * 32];
+    let mut bytes = vec![0; DType::Q8_0.bytes(&[32, 32]).unwrap()];
+    quant::encode(DType::Q8_0, &values, &mut bytes).unwrap();
+    let weight = pack(&pool, DType::Q8_0, [32, 32], Precision::Native, &bytes);
+    assert!(multiply(&pool, &[0.0; 32], 1, &weight, None).iter().all(|&y| y == 0.0));
+    let mut x = [1.0; 32];
+    for bad in [f32::NAN, f32::INFINITY] {
+        x[5] = bad;
+        assert!(multiply(&pool, &x, 1, &weight, None).iter().all(|&y| !y.is_finite()), "{bad} vanished");
+    }
+}

@@ -1,0 +1,118 @@
+// RMSNorm, forward and backward, f32.
+//
+//   r[row]      = 1 / sqrt(mean over c of x[row,c]^2 + eps)
+//   y[row,c]    = x[row,c] * r[row] * (offset + weight[c])
+//
+//   dx[row,c]   = r * g[c] * dy[row,c] - x[row,c] * r^3 / dim * sum over j of x[row,j] * g[j] * dy[row,j]
+//   dweight[c] += sum over rows of dy[row,c] * x[row,c] * r[row]            with g = offset + weight
+//
+// x, y, dx, dy: [rows, dim]; weight, dweight: [dim]; r: [rows]. offset is 1 where a file stores weight - 1,
+// else 0.
+//
+// rmsnorm_forward and rmsnorm_backward: a block takes a row. Its 256 threads walk the row 256 columns apart;
+// a warp adds what its threads summed by shuffles, the eight warps meet in shared memory, in one fixed order.
+// rmsnorm_backward_weight: a block takes 32 columns; 8 threads a column walk the rows 8 apart. No atomics:
+// the same bits in each run.
+//
+// No header is included: NVRTC compiles this file as it stands.
+
+struct Shape {
+    unsigned rows, dim;
+    float eps, offset;
+};
+
+constexpr unsigned THREADS = 256;
+constexpr unsigned WARPS = THREADS / 32;
+
+// The sum of every thread's `value`, given to every thread.
+__device__ float sum_of_block(float value) {
+    __shared__ float warp_sums[WARPS];
+    for (unsigned width = 16; width > 0; width /= 2) {
+        value += __shfl_xor_sync(0xffffffffu, value, width);
+    }
+    if (threadIdx.x % 32 == 0) {
+        warp_sums[threadIdx.x / 32] = value;
+    }
+    __syncthreads();
+    float sum = 0.0f;
+    for (unsigned warp = 0; warp < WARPS; ++warp) {
+        sum += warp_sums[warp];
+    }
+    __syncthreads(); // nobody overwrites `warp_sums` before all have read it
+    return sum;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+rmsnorm_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y, Shape shape) {
+    const unsigned row = blockIdx.y * gridDim.x + blockIdx.x; // the grid of the WGSL kernel, so one launcher serves both
+    if (row >= shape.rows) {
+        return;
+    }
+    x += (size_t)row * shape.dim;
+    y += (size_t)row * shape.dim;
+
+    float squares = 0.0f;
+    for (unsigned c = threadIdx.x; c < shape.dim; c += THREADS) {
+        squares += x[c] * x[c];
+    }
+    const float r = 1.0f / sqrtf(sum_of_block(squares) / (float)shape.dim + shape.eps);
+
+    for (unsigned c = threadIdx.x; c < shape.dim; c += THREADS) {
+        y[c] = x[c] * r * (shape.offset + weight[c]);
+    }
+}
+
+// dx is assigned. r is written for rmsnorm_backward_weight, which runs next.
+extern "C" __global__ void __launch_bounds__(THREADS)
+rmsnorm_backward(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ dy,
+                 float* __restrict__ dx, float* __restrict__ r_out, Shape shape) {
+    const unsigned row = blockIdx.y * gridDim.x + blockIdx.x;
+    if (row >= shape.rows) {
+        return;
+    }
+    x += (size_t)row * shape.dim;
+    dy += (size_t)row * shape.dim;
+    dx += (size_t)row * shape.dim;
+
+    float squares = 0.0f;
+    float products = 0.0f;
+    for (unsigned c = threadIdx.x; c < shape.dim; c += THREADS) {
+        squares += x[c] * x[c];
+        products += x[c] * (shape.offset + weight[c]) * dy[c];
+    }
+    const float dim = (float)shape.dim;
+    const float r = 1.0f / sqrtf(sum_of_block(squares) / dim + shape.eps);
+    const float along_x = sum_of_block(products) / dim * r * r * r;
+
+    for (unsigned c = threadIdx.x; c < shape.dim; c += THREADS) {
+        dx[c] = r * (shape.offset + weight[c]) * dy[c] - x[c] * along_x;
+    }
+    if (threadIdx.x == 0) {
+        r_out[row] = r;
+    }
+}
+
+// dweight is added to.
+extern "C" __global__ void __launch_bounds__(THREADS)
+rmsnorm_backward_weight(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ r_in,
+                        float* __restrict__ dweight, Shape shape) {
+    __shared__ float partial[8][32];
+    const unsigned c = blockIdx.x * 32 + threadIdx.x;
+    float sum = 0.0f;
+    if (c < shape.dim) {
+        for (unsigned row = threadIdx.y; row < shape.rows; row += 8) {
+            const size_t i = (size_t)row * shape.dim + c;
+            sum += dy[i] * x[i] * r_in[row];
+        }
+    }
+    partial[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+
+    if (threadIdx.y == 0 && c < shape.dim) {
+        sum = 0.0f;
+        for (unsigned lane = 0; lane < 8; ++lane) {
+            sum += partial[lane][threadIdx.x];
+        }
+        dweight[c] += sum;
+    }
+}
