@@ -1,0 +1,228 @@
+//! A decoder's parameters in memory, packed for the kernels.
+
+use crate::arch::sources;
+use crate::arch::{Architecture, identify};
+use crate::config::{DecoderConfig, Head, Positions};
+use crate::error::{Context, Result, fail};
+use crate::names::{Kind, Part, Place, Source, TensorId};
+use std::collections::HashMap;
+use wootz_formats::Checkpoint;
+use wootz_kernels::{DType, Matrix, Pool, Precision, quant};
+
+/// A projection `y = x wᵀ + b`.
+pub struct Linear {
+    /// `[outputs, inputs]`.
+    pub weight: Matrix,
+    /// `[outputs]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A norm's factors, and LayerNorm's bias.
+pub struct NormWeights {
+    /// `[C]`, or `[D]` for the norms of q and k.
+    pub weight: Vec<f32>,
+    /// `[C]`; LayerNorm only.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// One block's parameters; what a configuration does not have is `None`.
+pub struct Layer {
+    /// Before attention.
+    pub attn_norm: NormWeights,
+    /// Queries, keys, values.
+    pub qkv: [Linear; 3],
+    /// Norms over the heads of q and k.
+    pub qk_norm: Option<[NormWeights; 2]>,
+    /// Attention's output.
+    pub o: Linear,
+    /// After attention.
+    pub attn_post_norm: Option<NormWeights>,
+    /// Before the MLP.
+    pub mlp_norm: NormWeights,
+    /// The gate, where the MLP has one.
+    pub gate: Option<Linear>,
+    /// Widening projection.
+    pub up: Linear,
+    /// Narrowing projection.
+    pub down: Linear,
+    /// After the MLP.
+    pub mlp_post_norm: Option<NormWeights>,
+}
+
+/// All parameters.
+pub struct Weights {
+    /// `[V, C]`.
+    pub embed: Matrix,
+    /// `[max_seq, C]`.
+    pub positions: Option<Matrix>,
+    /// The blocks.
+    pub layers: Vec<Layer>,
+    /// Before the head.
+    pub norm: NormWeights,
+    /// `[V, C]`, where it is not the embedding.
+    pub head: Option<Matrix>,
+}
+
+impl Weights {
+    /// Reads and packs every tensor of an open model.
+    ///
+    /// # Errors
+    /// What [`identify`] and [`sources`] find; a matrix whose type cannot be transposed.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        pool: &Pool,
+        precision: Precision,
+    ) -> Result<(&'static Architecture, DecoderConfig, Weights)> {
+        let (architecture, config) = identify(checkpoint)?;
+        let sources = sources(architecture, &config, checkpoint)?;
+        checkpoint.read_ahead();
+        let by_id: HashMap<TensorId, &Source> = sources.iter().map(|source| (source.to, source)).collect();
+        let loader = Loader { checkpoint, pool, precision, sources: by_id };
+        let weights = loader.all(&config).context(|| checkpoint.path().display().to_string())?;
+        Ok((architecture, config, weights))
+    }
+
+    /// Bytes of all parameters in memory.
+    pub fn bytes(&self) -> usize {
+        let linear = |linear: &Linear| linear.weight.bytes() + 4 * linear.bias.as_ref().map_or(0, Vec::len);
+        let norm = |norm: &NormWeights| 4 * (norm.weight.len() + norm.bias.as_ref().map_or(0, Vec::len));
+        let layer = |layer: &Layer| {
+            let norms = [Some(&layer.attn_norm), Some(&layer.mlp_norm)];
+            let optional = [layer.attn_post_norm.as_ref(), layer.mlp_post_norm.as_ref()];
+            layer.qkv.iter().map(linear).sum::<usize>()
+                + [Some(&layer.o), layer.gate.as_ref(), Some(&layer.up), Some(&layer.down)]
+                    .into_iter()
+                    .flatten()
+                    .map(linear)
+                    .sum::<usize>()
+                + norms.into_iter().chain(optional).flatten().map(norm).sum::<usize>()
+                + layer.qk_norm.iter().flatten().map(norm).sum::<usize>()
+        };
+        self.embed.bytes()
+            + [self.positions.as_ref(), self.head.as_ref()].into_iter().flatten().map(Matrix::bytes).sum::<usize>()
+            + self.layers.iter().map(layer).sum::<usize>()
+            + norm(&self.norm)
+    }
+
+    /// The matrix of the output head.
+    pub fn head(&self) -> &Matrix {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
+
+    /// The bytes that one decoded token reads: every matrix once, the embedding only as the head.
+    pub fn bytes_per_token(&self) -> usize {
+        let unused = if self.head.is_some() { self.embed.bytes() } else { 0 };
+        self.bytes() - unused - self.positions.as_ref().map_or(0, Matrix::bytes)
+    }
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    pool: &'a Pool,
+    precision: Precision,
+    sources: HashMap<TensorId, &'a Source>,
+}
+
+impl Loader<'_> {
+    fn all(&self, config: &DecoderConfig) -> Result<Weights> {
+        let embed = self.matrix(TensorId::weight(Place::Embed))?;
+        let positions = match config.positions {
+            Positions::Learned => Some(self.matrix(TensorId::weight(Place::PosEmbed))?),
+            Positions::Rotary => None,
+        };
+        let layers = (0..config.n_layers()).map(|index| self.layer(index)).collect::<Result<_>>()?;
+        let head = match config.head {
+            Head::Tied => None,
+            Head::Untied => Some(self.matrix(TensorId::weight(Place::Head))?),
+        };
+        Ok(Weights { embed, positions, layers, norm: self.norm(Place::FinalNorm)?, head })
+    }
+
+    fn layer(&self, index: usize) -> Result<Layer> {
+        let at = |part| Place::Layer(index, part);
+        let has = |part| self.sources.contains_key(&TensorId::weight(at(part)));
+        let linear = |part| self.linear(at(part));
+        let norm = |part| self.norm(at(part));
+        let optional_norm = |part| if has(part) { norm(part).map(Some) } else { Ok(None) };
+        Ok(Layer {
+            attn_norm: norm(Part::AttnNorm)?,
+            qkv: [linear(Part::Q)?, linear(Part::K)?, linear(Part::V)?],
+            qk_norm: match optional_norm(Part::QNorm)? {
+                Some(q) => Some([q, norm(Part::KNorm)?]),
+                None => None,
+            },
+            o: linear(Part::O)?,
+            attn_post_norm: optional_norm(Part::AttnPostNorm)?,
+            mlp_norm: norm(Part::MlpNorm)?,
+            gate: if has(Part::Gate) { Some(linear(Part::Gate)?) } else { None },
+            up: linear(Part::Up)?,
+            down: linear(Part::Down)?,
+            mlp_post_norm: optional_norm(Part::MlpPostNorm)?,
+        })
+    }
+
+    fn linear(&self, place: Place) -> Result<Linear> {
+        Ok(Linear {
+            weight: self.matrix(TensorId::weight(place))?,
+            bias: self.vector(TensorId { place, kind: Kind::Bias })?,
+        })
+    }
+
+    fn norm(&self, place: Place) -> Result<NormWeights> {
+        let Some(weight) = self.vector(TensorId::weight(place))? else {
+            fail!("tensor `{}` is missing", TensorId::weight(place))
+        };
+        Ok(NormWeights { weight, bias: self.vector(TensorId { place, kind: Kind::Bias })? })
+    }
+
+    fn matrix(&self, id: TensorId) -> Result<Matrix> {
+        let Some(source) = self.sources.get(&id) else { fail!("tensor `{id}` is missing") };
+        let Some(tensor) = self.checkpoint.tensor(&source.name) else {
+            fail!("tensor `{}` is missing", source.name)
+        };
+        let shape = [source.rows(), source.cols()];
+        let dtype = tensor.dtype;
+        let Some(row_bytes) = dtype.bytes(&[shape[1]]).filter(|_| DType::weights().any(|d| d == dtype)) else {
+            fail!("tensor `{}`: {dtype} is no type of weights, or {} values no whole blocks", source.name, shape[1])
+        };
+        if !source.transform.transpose {
+            return Ok(Matrix::pack(self.pool, dtype, shape, self.precision, |row| {
+                let at = source.stored_row(row) * row_bytes;
+                &tensor.bytes[at..at + row_bytes]
+            }));
+        }
+        if dtype.block_len() != 1 {
+            fail!("tensor `{}`: {dtype} blocks cannot be transposed", source.name)
+        }
+        let size = dtype.block_bytes();
+        let mut rows = Vec::with_capacity(shape[0] * row_bytes);
+        for row in 0..shape[0] {
+            for col in 0..shape[1] {
+                let at = source.stored_element(row, col) * size;
+                rows.extend_from_slice(&tensor.bytes[at..at + size]);
+            }
+        }
+        Ok(Matrix::pack(self.pool, dtype, shape, self.precision, |row| {
+            &rows[row * row_bytes..(row + 1) * row_bytes]
+        }))
+    }
+
+    /// A vector in f32; `None` if the model has none there.
+    fn vector(&self, id: TensorId) -> Result<Option<Vec<f32>>> {
+        let Some(source) = self.sources.get(&id) else { return Ok(None) };
+        let Some(tensor) = self.checkpoint.tensor(&source.name) else {
+            fail!("tensor `{}` is missing", source.name)
+        };
+        let size = tensor.dtype.block_bytes();
+        if tensor.dtype.block_len() != 1 {
+            fail!("tensor `{}`: expected plain numbers, found {}", source.name, tensor.dtype)
+        }
+        let bytes: Vec<u8> = (0..source.rows())
+            .flat_map(|row| &tensor.bytes[source.stored_element(row, 0) * size..][..size])
+            .copied()
+            .collect();
+        let mut values = vec![0.0; source.rows()];
+        quant::decode(tensor.dtype, &bytes, &mut values).context(|| format!("tensor `{}`", source.name))?;
+        Ok(Some(values))
+    }
+}
