@@ -12,6 +12,7 @@ pub mod dtype;
 pub mod matrix;
 pub mod ops;
 pub mod panels;
+pub mod peak;
 pub mod pool;
 pub mod quant;
 pub mod rng;

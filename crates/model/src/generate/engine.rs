@@ -16,7 +16,7 @@ use crate::decoder::{Chunk, Model, Rows, Scratch};
 use crate::error::{Error, Result, fail};
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use wootz_kernels::ops::attention::CacheType;
 
@@ -228,6 +228,18 @@ struct Sequence {
     guessed: usize,
     /// Tokens that this step runs.
     planned: usize,
+    /// Rows of logits that this step gives.
+    wanted: usize,
+}
+
+/// What came of a step for one sequence.
+#[derive(Default)]
+struct Turn {
+    prompt_tokens: usize,
+    tokens: Vec<Token>,
+    proposed: usize,
+    accepted: usize,
+    ended: Option<FinishReason>,
 }
 
 impl Engine {
@@ -294,7 +306,9 @@ impl Engine {
             fail!("the prompt has {tokens} tokens, more than the context of {context}");
         }
         if tokens == context && request.max_tokens > 0 {
-            fail!("the prompt has {tokens} tokens, which leaves no room for an answer in the context of {context}");
+            fail!(
+                "the prompt has {tokens} tokens, which leaves no room for an answer in the context of {context}"
+            );
         }
         if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= vocab_size) {
             fail!("token {id} of the prompt does not exist, the model's vocabulary has {vocab_size}");
@@ -334,30 +348,44 @@ impl Engine {
     pub fn step(&mut self) -> Result<Vec<Event>> {
         self.admit();
         self.plan();
-        let Engine { model, scratch, active, stats, .. } = self;
+        let Engine { model, scratch, active, .. } = self;
         let mut chunks: Vec<Chunk> = active.iter_mut().filter_map(Sequence::chunk).collect();
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
-        let logits = model.forward(scratch, &mut chunks)?;
+        let mut logits = model.forward(scratch, &mut chunks)?;
         drop(chunks);
-        stats.steps += 1;
 
+        // Choosing from a large vocabulary takes long enough to be shared out among the threads.
         let vocab_size = model.config().vocab_size;
-        let mut rows = logits.chunks_exact_mut(vocab_size);
+        let turns = active.iter_mut().map(|sequence| {
+            let own = logits.split_off_mut(..sequence.wanted * vocab_size).unwrap_or_default();
+            Mutex::new((sequence, own, Turn::default()))
+        });
+        let turns: Vec<_> = turns.collect();
+        model.pool().run(turns.len(), |at| {
+            let mut turn = turns[at].lock().unwrap_or_else(PoisonError::into_inner);
+            let (sequence, logits, turn) = &mut *turn;
+            *turn = sequence.take(logits.chunks_exact(vocab_size));
+        });
+        let turns: Vec<(SequenceId, Turn)> = turns
+            .into_iter()
+            .map(|turn| turn.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .map(|(sequence, _, turn)| (sequence.id, turn))
+            .collect();
+
+        self.stats.steps += 1;
         let mut events = Vec::new();
-        let mut ended = Vec::new();
-        for (at, sequence) in active.iter_mut().enumerate() {
-            if let Some(reason) = sequence.take(&mut rows, &mut events, stats) {
-                ended.push((at, reason));
+        for (sequence, turn) in turns {
+            self.stats.prompt_tokens += turn.prompt_tokens;
+            self.stats.answer_tokens += turn.tokens.len();
+            self.stats.proposed += turn.proposed;
+            self.stats.accepted += turn.accepted;
+            events.extend(turn.tokens.into_iter().map(|token| Event::Token { sequence, token }));
+            let ended = turn.ended.zip(self.active.iter().position(|s| s.id == sequence));
+            if let Some((reason, at)) = ended {
+                events.push(Event::Finished { sequence, finish: self.release(at, reason) });
             }
-        }
-        for (at, reason) in ended.into_iter().rev() {
-            let sequence = self.active[at].id;
-            let finish = self.release(at, reason);
-            let last = events.iter().rposition(|e| matches!(e, Event::Token { sequence: s, .. } if *s == sequence));
-            let place = last.map_or(events.len(), |last| last + 1);
-            events.insert(place, Event::Finished { sequence, finish });
         }
         Ok(events)
     }
@@ -393,6 +421,7 @@ impl Engine {
                 accepted: 0,
                 guessed: 0,
                 planned: 0,
+                wanted: 0,
             });
         }
     }
@@ -480,7 +509,6 @@ impl Sequence {
         let room = self.limit.saturating_sub(self.tokens.len() + 1);
         let guess = lookup::propose(&self.tokens, self.lookup.min(room)).to_vec();
         self.guessed = guess.len();
-        self.proposed += guess.len();
         self.tokens.extend(guess);
     }
 
@@ -496,59 +524,60 @@ impl Sequence {
 
     fn chunk(&mut self) -> Option<Chunk<'_>> {
         let (start, logits) = (self.cache.len(), self.rows());
+        self.wanted = match logits {
+            _ if self.planned == 0 => 0,
+            Rows::None => 0,
+            Rows::Last => 1,
+            Rows::All => self.planned,
+        };
         let tokens = &self.tokens[start..start + self.planned];
         (!tokens.is_empty()).then_some(Chunk { tokens, cache: &mut self.cache, logits })
     }
 
-    /// Takes this sequence's share of a step's logits; says whether and why it has ended.
-    fn take<'a>(
-        &mut self,
-        rows: &mut impl Iterator<Item = &'a mut [f32]>,
-        events: &mut Vec<Event>,
-        stats: &mut Stats,
-    ) -> Option<FinishReason> {
+    /// Takes this sequence's rows of a step's logits.
+    fn take<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) -> Turn {
+        let mut turn = Turn::default();
         let planned = std::mem::take(&mut self.planned);
         if self.reads_prompt() {
-            stats.prompt_tokens += planned;
+            turn.prompt_tokens = planned;
             self.last_token = Instant::now();
             if self.pending() > 0 || planned == 0 {
-                return None;
+                return turn;
             }
             if self.limit == self.prompt {
-                return Some(FinishReason::Length);
+                turn.ended = Some(FinishReason::Length);
+                return turn;
             }
         }
         let guess = self.tokens.split_off(self.tokens.len() - self.guessed);
-        stats.proposed += guess.len();
         self.guessed = 0;
-        // The rows after a wrong guess are of no use, but they are there.
-        let rows: Vec<&mut [f32]> = rows.take(guess.len() + 1).collect();
-        let mut ended = None;
-        for (at, logits) in rows.into_iter().enumerate() {
+        turn.proposed = guess.len();
+        for (at, logits) in rows.enumerate() {
             let id = match self.sampler.sample(logits, &self.tokens, self.answered() as u64) {
                 Ok(id) => id,
                 Err(error) => {
-                    ended = Some(FinishReason::Failed(error));
+                    turn.ended = Some(FinishReason::Failed(error));
                     break;
                 }
             };
-            self.push(id, logits, events);
-            stats.answer_tokens += 1;
+            turn.tokens.push(self.push(id, logits));
             let right = guess.get(at) == Some(&id);
-            self.accepted += usize::from(right);
-            stats.accepted += usize::from(right);
-            ended = self.end_at(id);
-            if ended.is_some() || !right {
+            turn.accepted += usize::from(right);
+            turn.ended = self.end_at(id);
+            // The rows after a wrong guess follow a token that was never said.
+            if turn.ended.is_some() || !right {
                 break;
             }
         }
+        self.proposed += turn.proposed;
+        self.accepted += turn.accepted;
         // What follows the last token that holds is forgotten; that token itself runs in the next step. So few
         // positions can always be taken back.
         self.cache.truncate(self.tokens.len() - 1);
-        ended
+        turn
     }
 
-    fn push(&mut self, id: u32, logits: &[f32], events: &mut Vec<Event>) {
+    fn push(&mut self, id: u32, logits: &[f32]) -> Token {
         let (logprob, top) = match self.logprobs {
             Some(n) => {
                 let (logprob, top) = log_probabilities(logits, id, n);
@@ -559,7 +588,7 @@ impl Sequence {
         self.tokens.push(id);
         self.last_token = Instant::now();
         self.first_token.get_or_insert(self.last_token);
-        events.push(Event::Token { sequence: self.id, token: Token { id, logprob, top } });
+        Token { id, logprob, top }
     }
 
     fn end_at(&self, id: u32) -> Option<FinishReason> {

@@ -89,7 +89,12 @@ impl SamplerOptions {
         within("temperature", t, t >= 0.0 && t.is_finite(), "a number from 0 up")?;
         within("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number above 0, up to 1")?;
         within("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "a number from 0 to 1")?;
-        within("typical", self.typical, self.typical > 0.0 && self.typical <= 1.0, "a number above 0, up to 1")?;
+        within(
+            "typical",
+            self.typical,
+            self.typical > 0.0 && self.typical <= 1.0,
+            "a number above 0, up to 1",
+        )?;
         within("repetition penalty", r, r > 0.0 && r.is_finite(), "a number above 0")?;
         within("frequency penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "a number")?;
         within("presence penalty", self.presence_penalty, self.presence_penalty.is_finite(), "a number")?;
@@ -98,7 +103,12 @@ impl SamplerOptions {
                 fail!("logit bias: token {id} does not exist, the vocabulary has {vocab_size}");
             }
             let ok = bias.is_finite() || bias == f32::NEG_INFINITY;
-            within(&format!("logit bias of token {id}"), bias, ok, "a number, or -inf to rule the token out")?;
+            within(
+                &format!("logit bias of token {id}"),
+                bias,
+                ok,
+                "a number, or -inf to rule the token out",
+            )?;
         }
         Ok(())
     }
@@ -335,7 +345,9 @@ fn largest(x: &[f32], index: u64) -> Result<f32> {
         );
     }
     if max == f32::NEG_INFINITY {
-        fail!("token {index} of the answer: every token is ruled out (all logits are -inf); see the logit biases");
+        fail!(
+            "token {index} of the answer: every token is ruled out (all logits are -inf); see the logit biases"
+        );
     }
     Ok(max)
 }
@@ -419,8 +431,7 @@ mod tests {
     /// The tokens that can come out at all.
     fn possible(logits: &[f32], history: &[u32], change: impl FnOnce(&mut SamplerOptions)) -> Vec<u32> {
         let mut sampler = Sampler::new(options(change), 0);
-        let mut seen: Vec<u32> =
-            (0..4000).map(|i| sampler.sample(logits, history, i).unwrap()).collect();
+        let mut seen: Vec<u32> = (0..4000).map(|i| sampler.sample(logits, history, i).unwrap()).collect();
         seen.sort_unstable();
         seen.dedup();
         seen
@@ -462,10 +473,8 @@ mod tests {
             let total: f64 = shares.iter().map(|s| s.1.powf(power)).sum();
             // top_k of the whole vocabulary but one takes the other path, through candidates.
             for top_k in [0, 2999] {
-                let mut sampler = Sampler::new(
-                    options(|o| (o.temperature, o.top_k) = (temperature, top_k)),
-                    3,
-                );
+                let mut sampler =
+                    Sampler::new(options(|o| (o.temperature, o.top_k) = (temperature, top_k)), 3);
                 let n = 100_000u32;
                 let mut counts = vec![0u32; 3000];
                 for i in 0..n {
@@ -632,7 +641,9 @@ mod tests {
             change(&mut options);
             options.check(10).unwrap_err().to_string()
         };
-        assert!(wrong(|o| o.temperature = -1.0).contains("temperature: expected a number from 0 up, found -1"));
+        assert!(
+            wrong(|o| o.temperature = -1.0).contains("temperature: expected a number from 0 up, found -1")
+        );
         assert!(wrong(|o| o.temperature = f32::NAN).contains("temperature"));
         assert!(wrong(|o| o.top_p = 2.0).contains("top-p"));
         assert!(wrong(|o| o.top_p = f32::NAN).contains("top-p"));

@@ -1,0 +1,4 @@
+//! Training, and the data to train on.
+#![forbid(unsafe_code)]
+
+pub mod stories;

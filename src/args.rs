@@ -1,0 +1,58 @@
+//! The command line: one variant a command.
+
+use anyhow::Result;
+
+use crate::commands::{bench, chat, check, generate, inspect, tokenizer};
+
+/// The whole life of a language model in one program.
+#[derive(Debug, clap::Parser)]
+#[command(name = "wootz", version, max_term_width = 110)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Continue a text
+    Generate(Box<generate::GenerateArgs>),
+    /// Talk with a model
+    Chat(Box<chat::ChatArgs>),
+    /// Show what is in a model, a token shard, an adapter
+    Inspect(inspect::InspectArgs),
+    /// Turn text into token ids, and back
+    Tokenizer(tokenizer::TokenizerArgs),
+    /// Compare logits and loss with a reference file
+    Check(check::CheckArgs),
+    /// Measure this machine, the kernels, or a model
+    Bench(bench::BenchArgs),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Those of the command.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Command::Generate(args) => generate::run(*args),
+            Command::Chat(args) => chat::run(*args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Tokenizer(args) => tokenizer::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Bench(args) => bench::run(args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        super::Args::command().debug_assert();
+    }
+}

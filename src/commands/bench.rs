@@ -1,0 +1,335 @@
+//! `wootz bench`: this machine's peaks, kernels as a share of them, and whole models.
+
+use anyhow::{Result, bail};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::time::Instant;
+use wootz_kernels::ops::attention::{Attention, CacheType, LayerCache, Segment};
+use wootz_kernels::ops::matmul::{Inputs, Product, matmul};
+use wootz_kernels::peak::Peaks;
+use wootz_kernels::rng::Rng;
+use wootz_kernels::simd::IsaKind;
+use wootz_kernels::{DType, Matrix, Operand, Pool, Precision, pool, quant};
+use wootz_model::load::LoadOptions;
+use wootz_model::{Chunk, KvCache, MAX_CHUNK, Model, Rows, Scratch};
+
+/// Measure this machine, the kernels, or a model
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The model; without one, the machine and the kernels are measured
+    model: Option<String>,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    prompt: u32,
+    /// Tokens to generate after it
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    generate: u32,
+    /// Sequences at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch: u32,
+    /// Tokens already in the cache before anything is timed
+    #[arg(long, default_value_t = 0)]
+    depth: u32,
+    /// Repetitions; the median is reported, and the best
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+    /// Threads [default: one a physical core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// f32: inputs are never rounded to the precision of the weights
+    #[arg(long, default_value = "auto")]
+    dtype: super::flags::PrecisionArg,
+    /// Type of cached keys and values
+    #[arg(long, default_value = "f16")]
+    kv: super::flags::CacheArg,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: BenchArgs) -> Result<()> {
+    let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
+    match &args.model {
+        Some(_) => bench_model(&args, threads),
+        None => bench_machine(&args, threads),
+    }
+}
+
+fn giga(x: f64) -> f64 {
+    x / 1e9
+}
+
+/// Median and best of the seconds that `run` takes.
+fn time(repeat: u32, mut run: impl FnMut() -> Result<f64>) -> Result<(f64, f64)> {
+    run()?; // the first touches memory
+    let mut seconds = (0..repeat).map(|_| run()).collect::<Result<Vec<_>>>()?;
+    seconds.sort_by(f64::total_cmp);
+    Ok((seconds[seconds.len() / 2], seconds[0]))
+}
+
+fn bench_model(args: &BenchArgs, threads: usize) -> Result<()> {
+    let path = crate::model_arg::resolve(args.model.as_deref())?;
+    let start = Instant::now();
+    let model = Model::load(Path::new(&path), &LoadOptions { precision: args.dtype.precision(), threads })?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let vocab = model.config().vocab_size as u32;
+    let (prompt, generate, depth, batch) =
+        (args.prompt as usize, args.generate as usize, args.depth as usize, args.batch as usize);
+    let total = depth + prompt + generate;
+    if model.config().positions == wootz_model::config::Positions::Learned && total > model.config().max_seq {
+        bail!(
+            "{total} tokens were asked for, and the model's position table ends at {}",
+            model.config().max_seq
+        );
+    }
+    // Ids that every vocabulary of more than a few hundred tokens has, and that are no special tokens.
+    let ids: Vec<u32> = (0..depth + prompt).map(|i| (100 + i as u32 % 300) % vocab).collect();
+    let mut caches: Vec<KvCache> = (0..batch).map(|_| model.new_cache(total, args.kv.cache_type())).collect();
+    let mut scratch = Scratch::default();
+    for cache in &mut caches {
+        prefill(&model, &mut scratch, cache, &ids[..depth])?;
+    }
+    let depth_bytes = cache_bytes(&model, depth + prompt + generate / 2, args.kv.cache_type());
+
+    let mut prefill_seconds = Vec::new();
+    let mut decode_seconds = Vec::new();
+    for round in 0..=args.repeat {
+        for cache in &mut caches {
+            if !cache.truncate(depth) {
+                cache.clear();
+                prefill(&model, &mut scratch, cache, &ids[..depth])?;
+            }
+        }
+        let start = Instant::now();
+        for cache in &mut caches {
+            prefill(&model, &mut scratch, cache, &ids[depth..])?;
+        }
+        let prefilled = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        for _ in 0..generate {
+            let token = [5 % vocab];
+            let mut chunks: Vec<Chunk> =
+                caches.iter_mut().map(|cache| Chunk { tokens: &token, cache, logits: Rows::Last }).collect();
+            model.forward(&mut scratch, &mut chunks)?;
+        }
+        // The first round touches memory.
+        if round > 0 {
+            prefill_seconds.push(prefilled);
+            decode_seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    prefill_seconds.sort_by(f64::total_cmp);
+    decode_seconds.sort_by(f64::total_cmp);
+    let middle = prefill_seconds.len() / 2;
+    let rate = |seconds: f64, tokens: usize| (tokens * batch) as f64 / seconds;
+    let steps = generate as f64 / decode_seconds[middle];
+    let bytes = model.bytes_per_token() as f64 + (batch * depth_bytes) as f64;
+    let peaks = Peaks::measure(model.pool());
+    let result = json!({
+        "model": args.model,
+        "isa": IsaKind::current().name(),
+        "threads": model.pool().threads(),
+        "prompt": prompt, "generate": generate, "batch": batch, "depth": depth,
+        "prefill_tokens_per_second": rate(prefill_seconds[middle], prompt),
+        "decode_tokens_per_second": rate(decode_seconds[middle], generate),
+        "best_prefill_tokens_per_second": rate(prefill_seconds[0], prompt),
+        "best_decode_tokens_per_second": rate(decode_seconds[0], generate),
+        "decode_bytes_per_second": bytes * steps,
+        "memory_read_bytes_per_second": peaks.read_bytes,
+        "share_of_peak": bytes * steps / peaks.read_bytes,
+        "load_seconds": load_seconds,
+        "weight_bytes": model.weight_bytes(),
+        "resident_bytes": resident_bytes().unwrap_or(model.weight_bytes() as u64),
+    });
+    if args.json {
+        println!("{result}");
+        return Ok(());
+    }
+    let number = |key: &str| result[key].as_f64().unwrap_or(0.0);
+    println!(
+        "model     {}  ({} threads, {})",
+        path.display(),
+        model.pool().threads(),
+        IsaKind::current().name()
+    );
+    println!(
+        "loaded    in {load_seconds:.2} s, {:.0} MiB of weights",
+        model.weight_bytes() as f64 / 1048576.0
+    );
+    println!(
+        "prefill   {:8.1} tok/s  ({prompt} tokens{}; best {:.1})",
+        number("prefill_tokens_per_second"),
+        if depth > 0 { format!(" after {depth}") } else { String::new() },
+        number("best_prefill_tokens_per_second"),
+    );
+    println!(
+        "decode    {:8.1} tok/s  ({batch} at once; best {:.1})",
+        number("decode_tokens_per_second"),
+        number("best_decode_tokens_per_second")
+    );
+    println!(
+        "          {:8.1} GB/s, {:.0} % of the {:.1} GB/s that this machine reads",
+        giga(number("decode_bytes_per_second")),
+        100.0 * number("share_of_peak"),
+        giga(peaks.read_bytes)
+    );
+    println!("resident  {:8.1} MiB", number("resident_bytes") / 1048576.0);
+    Ok(())
+}
+
+fn prefill(model: &Model, scratch: &mut Scratch, cache: &mut KvCache, ids: &[u32]) -> Result<()> {
+    let chunks = ids.len().div_ceil(MAX_CHUNK);
+    for (i, tokens) in ids.chunks(MAX_CHUNK).enumerate() {
+        let logits = if i + 1 == chunks { Rows::Last } else { Rows::None };
+        model.forward(scratch, &mut [Chunk { tokens, cache, logits }])?;
+    }
+    Ok(())
+}
+
+/// Bytes of keys and values that one token at position `position` reads.
+fn cache_bytes(model: &Model, position: usize, kind: CacheType) -> usize {
+    let config = model.config();
+    let seen = |window: Option<usize>| window.map_or(position, |w| w.min(position));
+    config.layers.iter().map(|layer| seen(layer.window) * 2 * config.kv_dim() * kind.bytes()).sum()
+}
+
+/// Memory of this process, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4096)
+}
+
+/// A kernel's rate against the peak that bounds it.
+struct Line {
+    name: String,
+    rate: f64,
+    unit: &'static str,
+    share: f64,
+}
+
+fn bench_machine(args: &BenchArgs, threads: usize) -> Result<()> {
+    let pool = Pool::new(threads);
+    let peaks = Peaks::measure(&pool);
+    let mut lines = Vec::new();
+    for dtype in
+        [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q5_K, DType::Q6_K]
+    {
+        let small = random_matrix(&pool, dtype, [3072, 1024]);
+        let (peak, unit) = match small.operand() {
+            Operand::F32 => (peaks.f32_flops, "GFLOP/s"),
+            Operand::Bf16 => (peaks.bf16_flops, "GFLOP/s"),
+            Operand::I8 => (peaks.i8_ops, "GOP/s"),
+        };
+        for m in [16, 512] {
+            let seconds = bench_matmul(args, &pool, &small, m)?;
+            let rate = (2 * m * 3072 * 1024) as f64 / seconds;
+            lines.push(Line {
+                name: format!("matmul {dtype} {m}x3072x1024"),
+                rate,
+                unit,
+                share: rate / peak,
+            });
+        }
+        // Large enough that no cache holds it.
+        let large = random_matrix(&pool, dtype, [1 << 16, 2048]);
+        let rate = large.bytes() as f64 / bench_matmul(args, &pool, &large, 1)?;
+        lines.push(Line {
+            name: format!("matvec {dtype}"),
+            rate,
+            unit: "GB/s",
+            share: rate / peaks.read_bytes,
+        });
+    }
+    for tokens in [1024, 1] {
+        let (seconds, bytes, operations) = bench_attention(args, &pool, tokens)?;
+        let (rate, unit, peak) = if tokens == 1 {
+            (bytes / seconds, "GB/s", peaks.read_bytes)
+        } else {
+            (operations / seconds, "GFLOP/s", peaks.f32_flops)
+        };
+        lines.push(Line { name: format!("attention, {tokens} queries"), rate, unit, share: rate / peak });
+    }
+    if args.json {
+        let kernels: Vec<Value> = lines
+            .iter()
+            .map(
+                |l| json!({"kernel": l.name, "per_second": l.rate, "unit": l.unit, "share_of_peak": l.share}),
+            )
+            .collect();
+        let mut result = Map::new();
+        result.insert("isa".into(), IsaKind::current().name().into());
+        result.insert("threads".into(), threads.into());
+        result.insert("f32_flops_per_second".into(), peaks.f32_flops.into());
+        result.insert("bf16_flops_per_second".into(), peaks.bf16_flops.into());
+        result.insert("int8_ops_per_second".into(), peaks.i8_ops.into());
+        result.insert("memory_read_bytes_per_second".into(), peaks.read_bytes.into());
+        result.insert("kernels".into(), kernels.into());
+        println!("{}", Value::Object(result));
+        return Ok(());
+    }
+    println!("machine   {threads} threads, {}", IsaKind::current().name());
+    println!("  f32 multiply-add   {:8.0} GFLOP/s", giga(peaks.f32_flops));
+    println!("  bf16 dot           {:8.0} GFLOP/s", giga(peaks.bf16_flops));
+    println!("  int8 dot           {:8.0} GOP/s", giga(peaks.i8_ops));
+    println!("  memory read        {:8.1} GB/s", giga(peaks.read_bytes));
+    println!("kernels   {:34} {:>10}         share of peak", "", "rate");
+    for line in &lines {
+        println!("  {:42} {:8.1} {:8} {:4.0} %", line.name, giga(line.rate), line.unit, 100.0 * line.share);
+    }
+    Ok(())
+}
+
+/// A matrix of random blocks: their values do not matter for the speed, but must be finite.
+fn random_matrix(pool: &Pool, dtype: DType, shape: [usize; 2]) -> Matrix {
+    let mut rng = Rng::new(1, 0);
+    let row_bytes = dtype.bytes(&[shape[1]]).unwrap_or(0);
+    let values: Vec<f32> = (0..shape[1]).map(|_| rng.normal()).collect();
+    let mut row = vec![0u8; row_bytes];
+    if quant::encode(dtype, &values, &mut row).is_err() {
+        // Bytes below 0x40 make every f16 scale finite.
+        row.iter_mut().for_each(|byte| *byte = rng.next() as u8 & 0x3f);
+    }
+    Matrix::pack(pool, dtype, shape, Precision::Native, |_| &row)
+}
+
+fn bench_matmul(args: &BenchArgs, pool: &Pool, weight: &Matrix, m: usize) -> Result<f64> {
+    let (n, k) = (weight.rows(), weight.cols());
+    let mut rng = Rng::new(2, 0);
+    let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+    let mut y = vec![0.0; m * n];
+    let mut inputs = Inputs::default();
+    inputs.prepare(pool, &x, [m, k], std::iter::once(weight.operand()));
+    let work = 2.0 * (m * n * k) as f64;
+    let times = (2e9 / work).ceil().clamp(1.0, 100.0) as usize;
+    let (median, _) = time(args.repeat.max(7), || {
+        let start = Instant::now();
+        for _ in 0..times {
+            matmul(pool, &inputs, &mut [Product { weight, bias: None, y: &mut y }]);
+        }
+        Ok(start.elapsed().as_secs_f64() / times as f64)
+    })?;
+    Ok(median)
+}
+
+/// Seconds, bytes and operations of `tokens` queries at the end of a cache: 16 heads of 128 over 8.
+fn bench_attention(args: &BenchArgs, pool: &Pool, tokens: usize) -> Result<(f64, f64, f64)> {
+    let (heads, kv_heads, dim) = (16, 8, 128);
+    let seen = if tokens == 1 { 16384 } else { tokens };
+    let mut rng = Rng::new(3, 0);
+    let mut random = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.normal()).collect() };
+    let mut cache = LayerCache::new(kv_heads, dim, seen, CacheType::F16);
+    cache.append(pool, 0, &random(seen * kv_heads * dim), &random(seen * kv_heads * dim));
+    let q = random(tokens * heads * dim);
+    let mut y = vec![0.0; q.len()];
+    let attention = Attention { heads, scale: 0.088, window: None };
+    let (median, _) = time(args.repeat.max(7), || {
+        let start = Instant::now();
+        let segment = Segment { rows: 0..tokens, first: seen - tokens, cache: &cache };
+        attention.forward(pool, &q, &[segment], &mut y);
+        Ok(start.elapsed().as_secs_f64())
+    })?;
+    // A query of a prefill sees half of the keys on average.
+    let pairs = if tokens == 1 { seen } else { tokens * (tokens + 1) / 2 };
+    Ok((median, (seen * 2 * kv_heads * dim * 2) as f64, (4 * heads * dim * pairs) as f64))
+}

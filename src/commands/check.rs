@@ -1,0 +1,286 @@
+//! `wootz check`: this program's logits and loss against a reference's.
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use wootz_formats::llmc::DebugState;
+use wootz_formats::{Checkpoint, FileKind, Metadata, TensorView, identify, safetensors};
+use wootz_kernels::ops::attention::CacheType;
+use wootz_kernels::ops::softmax::log_sum_exp;
+use wootz_kernels::{DType, Precision, pool, quant};
+use wootz_model::load::LoadOptions;
+use wootz_model::{Chunk, MAX_CHUNK, Model, Rows, Scratch};
+
+/// Compare logits and loss with a reference file
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The model
+    model: String,
+    /// Safetensors with `input_ids` [B, T], `logits` [B, T, V] and perhaps `targets` [B, T] (-1 or -100: not counted);
+    /// or llm.c's debug state
+    #[arg(long, value_name = "FILE")]
+    reference: PathBuf,
+    /// The reference's tensor of logits [default: `logits.NAME` for a model file NAME.gguf if there is one, else `logits`]
+    #[arg(long, value_name = "NAME")]
+    logits_key: Option<String>,
+    /// Write this program's `logits` and `loss` to a safetensors file, whether or not they agree
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// `f32` never rounds inputs; `auto` computes as `generate` does
+    #[arg(long, default_value = "f32")]
+    dtype: super::flags::PrecisionArg,
+    /// Threads [default: one a physical core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// The tolerance table: largest difference of logits over their largest magnitude, and of the loss over itself.
+const LOGITS_F32: f64 = 2e-5;
+const LOSS_F32: f64 = 2e-5;
+/// Where products round their inputs, single logits may be far off: the distributions are compared instead. In nats.
+const DIVERGENCE_ROUNDED: f64 = 0.01;
+
+/// What a reference file holds.
+struct Reference {
+    ids: Vec<u32>,
+    /// B and T.
+    shape: [usize; 2],
+    targets: Option<Vec<i64>>,
+    logits: Vec<f32>,
+    loss: Option<f64>,
+}
+
+/// Runs the command.
+pub fn run(args: CheckArgs) -> Result<()> {
+    let path = crate::model_arg::resolve(Some(&args.model))?;
+    let precision = args.dtype.precision();
+    let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
+    let checkpoint = wootz_model::load::open(&path)?;
+    let model = Model::from_checkpoint(&checkpoint, &LoadOptions { precision, threads })?;
+    let reference = read_reference(&args, &path, &checkpoint, model.config().vocab_size)
+        .with_context(|| format!("reference {}", args.reference.display()))?;
+
+    let logits = forward(&model, &reference)?;
+    let vocab = model.config().vocab_size;
+    let loss = reference.targets.as_ref().map(|targets| mean_loss(&logits, targets, vocab));
+    if let Some(path) = &args.dump {
+        dump(path, &reference, &logits, vocab, loss)?;
+    }
+
+    let (mut largest, mut magnitude) = (0f64, 0f64);
+    for (got, want) in logits.iter().zip(&reference.logits) {
+        largest = largest.max(difference(*got, *want));
+        magnitude = magnitude.max(f64::from(want.abs()));
+    }
+    let relative = largest / magnitude;
+    let divergence = divergence(&logits, &reference.logits, vocab);
+    // Without a loss of its own, the reference's follows from its logits.
+    let want_loss = match (&reference.loss, &reference.targets) {
+        (Some(loss), _) => Some(*loss),
+        (None, Some(targets)) => Some(mean_loss(&reference.logits, targets, vocab)),
+        (None, None) => None,
+    };
+    let loss_error = loss.zip(want_loss).map(|(got, want)| (got - want).abs() / want.abs());
+    let passed = match precision {
+        Precision::F32 => relative <= LOGITS_F32 && loss_error.is_none_or(|e| e <= LOSS_F32),
+        Precision::Native => divergence <= DIVERGENCE_ROUNDED,
+    };
+    if args.json {
+        println!(
+            "{}",
+            json!({
+                "passed": passed,
+                "rows": reference.ids.len(),
+                "logits_max_difference": largest,
+                "logits_relative_difference": relative,
+                "kl_divergence": divergence,
+                "loss": loss,
+                "reference_loss": want_loss,
+                "loss_relative_difference": loss_error,
+            })
+        );
+    } else {
+        let tolerance = |limit: f64, counts: bool| {
+            if counts { format!("(tolerance {limit:.0e})") } else { String::new() }
+        };
+        let exact = precision == Precision::F32;
+        println!("rows        {} of {vocab} logits", reference.ids.len());
+        println!(
+            "logits      largest difference {largest:.3e}, of the largest magnitude {relative:.3e} {}",
+            tolerance(LOGITS_F32, exact)
+        );
+        println!("divergence  {divergence:.3e} nats {}", tolerance(DIVERGENCE_ROUNDED, !exact));
+        if let (Some(got), Some(want), Some(error)) = (loss, want_loss, loss_error) {
+            println!(
+                "loss        {got:.6}, expected {want:.6}, off by {error:.3e} {}",
+                tolerance(LOSS_F32, exact)
+            );
+        }
+        println!("{}", if passed { "passed" } else { "FAILED" });
+    }
+    if !passed {
+        bail!("{} disagrees with {}", path.display(), args.reference.display());
+    }
+    Ok(())
+}
+
+/// The difference of two logits; infinite where only one is a number.
+fn difference(got: f32, want: f32) -> f64 {
+    if got.to_bits() == want.to_bits() {
+        return 0.0;
+    }
+    let difference = f64::from((got - want).abs());
+    if difference.is_nan() { f64::INFINITY } else { difference }
+}
+
+fn forward(model: &Model, reference: &Reference) -> Result<Vec<f32>> {
+    let [_, seq] = reference.shape;
+    let mut scratch = Scratch::default();
+    let mut logits = Vec::with_capacity(reference.ids.len() * model.config().vocab_size);
+    for tokens in reference.ids.chunks(seq) {
+        let mut cache = model.new_cache(seq, CacheType::F32);
+        for tokens in tokens.chunks(MAX_CHUNK) {
+            let chunk = Chunk { tokens, cache: &mut cache, logits: Rows::All };
+            logits.extend_from_slice(model.forward(&mut scratch, &mut [chunk])?);
+        }
+    }
+    Ok(logits)
+}
+
+/// Mean cross-entropy over the rows that have a target.
+fn mean_loss(logits: &[f32], targets: &[i64], vocab: usize) -> f64 {
+    let (mut sum, mut count) = (0.0, 0usize);
+    for (row, &target) in logits.chunks_exact(vocab).zip(targets) {
+        if let Some(logit) = usize::try_from(target).ok().and_then(|t| row.get(t)) {
+            sum += f64::from(log_sum_exp(row)) - f64::from(*logit);
+            count += 1;
+        }
+    }
+    sum / count.max(1) as f64
+}
+
+/// Mean Kullback-Leibler divergence from the reference's distributions, in nats a row.
+fn divergence(got: &[f32], want: &[f32], vocab: usize) -> f64 {
+    let rows = want.len() / vocab;
+    let mut sum = 0.0;
+    for (got, want) in got.chunks_exact(vocab).zip(want.chunks_exact(vocab)) {
+        let (g, w) = (f64::from(log_sum_exp(got)), f64::from(log_sum_exp(want)));
+        for (got, want) in got.iter().zip(want) {
+            let (p, q) = (f64::from(*want) - w, f64::from(*got) - g);
+            if p > -700.0 {
+                sum += p.exp() * (p - q);
+            }
+        }
+    }
+    let mean = sum / rows.max(1) as f64;
+    if mean.is_nan() { f64::INFINITY } else { mean }
+}
+
+fn dump(path: &Path, reference: &Reference, logits: &[f32], vocab: usize, loss: Option<f64>) -> Result<()> {
+    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let (logits, loss) = (bytes(logits), loss.map(|loss| bytes(&[loss as f32])));
+    let [batch, seq] = reference.shape;
+    let shape = [batch, seq, vocab];
+    let mut tensors = vec![TensorView { name: "logits", dtype: DType::F32, shape: &shape, bytes: &logits }];
+    if let Some(loss) = &loss {
+        tensors.push(TensorView { name: "loss", dtype: DType::F32, shape: &[], bytes: loss });
+    }
+    safetensors::write(path, &tensors, &[]).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read_reference(
+    args: &CheckArgs,
+    model: &Path,
+    checkpoint: &Checkpoint,
+    vocab: usize,
+) -> Result<Reference> {
+    let reference = if identify(&args.reference)? == FileKind::DebugState {
+        let Metadata::LlmC(header) = checkpoint.metadata() else {
+            bail!("is llm.c's debug state, which belongs to an llm.c model; {} is none", model.display())
+        };
+        let state = DebugState::open(&args.reference, header)?;
+        Reference {
+            ids: ids(&state.inputs().iter().map(|&id| i64::from(id)).collect::<Vec<_>>(), vocab)?,
+            shape: [state.batch(), state.seq()],
+            targets: Some(state.targets().iter().map(|&id| i64::from(id)).collect()),
+            logits: floats(&state.logits())?,
+            loss: Some(f64::from(state.loss())),
+        }
+    } else {
+        read_safetensors(args, model, vocab)?
+    };
+    let [batch, seq] = reference.shape;
+    let rows = batch * seq;
+    if rows == 0 || reference.logits.len() != rows * vocab {
+        bail!(
+            "`logits`: expected [{batch}, {seq}, {vocab}], found {} values; is it another model's reference?",
+            reference.logits.len()
+        );
+    }
+    if reference.targets.as_ref().is_some_and(|targets| targets.len() != rows) {
+        bail!("`targets`: expected [{batch}, {seq}] as `input_ids` has");
+    }
+    Ok(reference)
+}
+
+fn read_safetensors(args: &CheckArgs, model: &Path, vocab: usize) -> Result<Reference> {
+    let file = Checkpoint::open(&args.reference)?;
+    let tensor = |name: &str| {
+        file.tensor(name).with_context(|| {
+            let names: Vec<_> = file.tensors().map(|t| t.name).take(8).collect();
+            format!("tensor `{name}` is missing; the file has {}", names.join(", "))
+        })
+    };
+    let input = tensor("input_ids")?;
+    let shape = match *input.shape {
+        [batch, seq] => [batch, seq],
+        [seq] => [1, seq],
+        _ => bail!("`input_ids`: expected [B, T], found {:?}", input.shape),
+    };
+    let key = args.logits_key.clone().unwrap_or_else(|| {
+        let own = format!("logits.{}", model.file_stem().unwrap_or_default().to_string_lossy());
+        if file.tensor(&own).is_some() { own } else { "logits".into() }
+    });
+    let targets = match file.tensor("targets") {
+        Some(targets) => Some(integers(&targets)?),
+        None => None,
+    };
+    let loss = match file.tensor("loss") {
+        Some(loss) => floats(&loss)?.first().map(|&x| f64::from(x)),
+        None => None,
+    };
+    Ok(Reference {
+        ids: ids(&integers(&input)?, vocab)?,
+        shape,
+        targets,
+        logits: floats(&tensor(&key)?)?,
+        loss,
+    })
+}
+
+/// Token ids that the model has.
+fn ids(values: &[i64], vocab: usize) -> Result<Vec<u32>> {
+    let id = |&value: &i64| match u32::try_from(value) {
+        Ok(id) if (id as usize) < vocab => Ok(id),
+        _ => bail!("`input_ids`: {value} is not in the model's vocabulary of {vocab}"),
+    };
+    values.iter().map(id).collect()
+}
+
+fn integers(tensor: &TensorView) -> Result<Vec<i64>> {
+    Ok(match tensor.dtype {
+        DType::I32 => tensor.bytes.as_chunks().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
+        DType::U32 => tensor.bytes.as_chunks().0.iter().map(|b| i64::from(u32::from_le_bytes(*b))).collect(),
+        DType::I64 => tensor.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+        other => bail!("`{}`: expected I32, U32 or I64, found {other}", tensor.name),
+    })
+}
+
+fn floats(tensor: &TensorView) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; tensor.elements()];
+    quant::decode(tensor.dtype, tensor.bytes, &mut values).with_context(|| format!("`{}`", tensor.name))?;
+    Ok(values)
+}

@@ -1,0 +1,10 @@
+//! One file a command: its arguments, and `run`.
+
+pub mod answer;
+pub mod bench;
+pub mod chat;
+pub mod check;
+pub mod flags;
+pub mod generate;
+pub mod inspect;
+pub mod tokenizer;
