@@ -15,19 +15,19 @@ const STORY_FILE: &[u8] = include_bytes!("../assets/story.gguf");
 
 /// The path of a model.
 ///
-/// A path that exists is taken as it is. `ORGANISATION/NAME` is looked up in the hub's cache. `story`, or none, is
-/// the built-in model.
+/// `story`, or none, is the built-in model (a file of that name is `./story`). A path that exists is taken as it is.
+/// `ORGANISATION/NAME` is looked up in the hub's cache.
 ///
 /// # Errors
 /// There is no such model; the message says where it was looked for.
 pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
     let model = model.unwrap_or(STORY);
+    if model == STORY {
+        return story();
+    }
     let path = PathBuf::from(model);
     if path.exists() {
         return Ok(path);
-    }
-    if model == STORY {
-        return story();
     }
     let Some((organisation, name)) = hub_id(model) else {
         bail!(
@@ -41,9 +41,9 @@ pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
     snapshot(&hub, organisation, name)
 }
 
-/// Whether this is the built-in model (unless a file of its name is in the way).
+/// Whether this is the built-in model.
 pub fn is_story(model: Option<&str>) -> bool {
-    model.is_none_or(|model| model == STORY) && !Path::new(STORY).exists()
+    model.is_none_or(|model| model == STORY)
 }
 
 /// `ORGANISATION/NAME`, of the characters that the hub allows.

@@ -339,7 +339,12 @@ impl Chat {
 
 impl Chat {
     /// Shows tokens as they come. Returns whether somebody reads them, and how the sequence ended, if it did.
-    fn stream(&mut self, id: SequenceId, answer: &mut Answer, listener: &Listener) -> Result<(bool, Option<Finish>)> {
+    fn stream(
+        &mut self,
+        id: SequenceId,
+        answer: &mut Answer,
+        listener: &Listener,
+    ) -> Result<(bool, Option<Finish>)> {
         while !listener.asked() && !answer.stopped() {
             for event in self.engine.step()? {
                 match event {
@@ -348,7 +353,9 @@ impl Chat {
                             return Ok((false, None));
                         }
                     }
-                    Event::Finished { sequence, finish } if sequence == id => return Ok((true, Some(finish))),
+                    Event::Finished { sequence, finish } if sequence == id => {
+                        return Ok((true, Some(finish)));
+                    }
                     Event::Token { .. } | Event::Finished { .. } => {}
                 }
             }

@@ -78,7 +78,7 @@ struct Row {
 ///
 /// # Errors
 /// Whatever keeps a prompt from being continued; [`Interrupted`] after Ctrl-C.
-pub fn run(args: GenerateArgs) -> Result<()> {
+pub fn run(mut args: GenerateArgs) -> Result<()> {
     let start = Instant::now();
     let path = model_arg::resolve(args.model.as_deref())?;
     let tokenizer = match load::tokenizer(&path) {
@@ -89,7 +89,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         }
         Err(error) => return Err(error.into()),
     };
-    let prompts = prompts(&args, tokenizer.as_ref())?;
+    let prompts = prompts(&mut args, tokenizer.as_ref())?;
     let sampler = args.sampling.options();
     let model = args.running.load(&path)?;
     let load_seconds = start.elapsed().as_secs_f64();
@@ -148,8 +148,8 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let interrupted = listener.asked();
     drop(listener);
     if heard && args.json {
-        let objects = rows.iter().map(|row| row.json(&args, &sampler, load_seconds));
-        let result = if is_batch { objects.collect() } else { objects.last().unwrap_or_default() };
+        let mut objects = rows.iter().map(|row| row.json(&args, &sampler, load_seconds));
+        let result = if is_batch { objects.collect() } else { objects.next().unwrap_or_default() };
         show(&format!("{result}\n"))?;
     }
     report(&rows, &engine, load_seconds, start);
@@ -330,7 +330,7 @@ fn failures(rows: Vec<Row>, is_batch: bool) -> Result<()> {
 }
 
 /// The prompts as texts and ids.
-fn prompts(args: &GenerateArgs, tokenizer: Option<&Tokenizer>) -> Result<Vec<(String, Vec<u32>)>> {
+fn prompts(args: &mut GenerateArgs, tokenizer: Option<&Tokenizer>) -> Result<Vec<(String, Vec<u32>)>> {
     if let Some(path) = &args.tokens {
         let ids = Tokens::open(path)?.to_vec();
         if ids.is_empty() {
@@ -364,7 +364,7 @@ fn prompts(args: &GenerateArgs, tokenizer: Option<&Tokenizer>) -> Result<Vec<(St
     texts.into_iter().enumerate().map(encode).collect()
 }
 
-fn single(args: &GenerateArgs) -> Result<String> {
+fn single(args: &mut GenerateArgs) -> Result<String> {
     let text = match args.prompt.as_deref() {
         Some("-") => stdin()?,
         Some(text) => return Ok(text.to_owned()),
@@ -372,6 +372,8 @@ fn single(args: &GenerateArgs) -> Result<String> {
         None => stdin()?,
     };
     if text.is_empty() && args.prompt.is_none() && model_arg::is_story(args.model.as_deref()) {
+        // A story that nobody began is shown from its beginning.
+        args.echo |= !args.json;
         return Ok("Once upon a time".to_owned());
     }
     Ok(text)

@@ -55,7 +55,9 @@ impl<T: Plain> Buffer<T> {
             };
         }
         // SAFETY: the layout's size is not 0.
-        let Some(allocation) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let Some(allocation) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+            handle_alloc_error(layout)
+        };
         let skip = allocation.as_ptr().align_offset(ALIGN);
         // SAFETY: `skip` is below `ALIGN`, and the layout has that many bytes more than the elements take.
         let start = unsafe { allocation.add(skip).cast() };

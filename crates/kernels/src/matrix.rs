@@ -10,8 +10,8 @@ use crate::panels::q5_k::Q5K;
 use crate::panels::q6_k::Q6K;
 use crate::panels::q8_0::Q8_0;
 use crate::panels::{FloatLayout, IntLayout, Layout, Pack, Rows};
-use crate::quant;
 use crate::pool::{Pool, Shares};
+use crate::quant;
 use crate::simd::{Isa, Kernel, LANES, dispatch};
 
 /// What the inputs of a product are rounded to before it is taken.
@@ -105,16 +105,21 @@ impl Matrix {
                 (cols.div_ceil(<$layout>::SPAN), <$layout>::BYTES)
             };
         }
-        let (blocks, block_bytes): (usize, usize) = with_layout!(dtype, sizes, panic!("{dtype} is no type of weights"));
+        let (blocks, block_bytes): (usize, usize) =
+            with_layout!(dtype, sizes, panic!("{dtype} is no type of weights"));
         let panel_bytes = blocks * block_bytes;
-        let row_bytes = dtype.bytes(&[cols]).unwrap_or_else(|| panic!("{cols} values are no rows of {dtype}"));
+        let row_bytes =
+            dtype.bytes(&[cols]).unwrap_or_else(|| panic!("{cols} values are no rows of {dtype}"));
         let mut data = Buffer::zeroed(rows.div_ceil(LANES) * panel_bytes);
         let shares = Shares::new(&mut data);
         pool.run(rows.div_ceil(LANES), |p| {
             // SAFETY: a task packs its own panel.
             let panel = unsafe { shares.get(p * panel_bytes..(p + 1) * panel_bytes) };
             let sources: Vec<&[u8]> = (p * LANES..rows.min((p + 1) * LANES)).map(&row).collect();
-            assert!(sources.iter().all(|source| source.len() == row_bytes), "rows of {cols} values of {dtype}");
+            assert!(
+                sources.iter().all(|source| source.len() == row_bytes),
+                "rows of {cols} values of {dtype}"
+            );
             pack_panel(dtype, &sources, panel);
         });
         let native = match dtype {
@@ -201,7 +206,7 @@ pub(crate) struct DecodePanel<'a> {
     pub dtype: DType,
     /// The whole panel.
     pub panel: &'a [u8],
-    /// First value of k: a multiple of 256.
+    /// First value of k: a multiple of 32.
     pub start: usize,
     /// Values of k; they end inside the panel.
     pub len: usize,
@@ -214,7 +219,7 @@ impl Kernel for DecodePanel<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let DecodePanel { dtype, panel, start, len, out } = self;
-        assert!(start.is_multiple_of(256) && out.len() >= len * LANES);
+        assert!(start.is_multiple_of(32) && out.len() >= len * LANES);
         macro_rules! ints {
             ($layout:ty) => {
                 decode_ints::<I, $layout>(isa, panel, start / 32, &mut out[..len * LANES])

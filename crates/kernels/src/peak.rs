@@ -24,7 +24,7 @@ pub struct Peaks {
 
 /// Independent sums: enough to hide the latency of the multiply-add.
 const CHAINS: usize = 6;
-const ROUNDS: usize = 200_000;
+const ROUNDS: usize = 4_000_000;
 const TRIES: usize = 5;
 
 impl Peaks {
@@ -42,9 +42,11 @@ impl Peaks {
         memory.fill(1.0);
         let bytes = (memory.len() * 4) as f64;
         let read_bytes = best(
-            || pool.run_ranges(memory.len(), 1 << 18, |range| {
-                black_box(dispatch(Read(&memory[range])));
-            }),
+            || {
+                pool.run_ranges(memory.len(), 1 << 18, |range| {
+                    black_box(dispatch(Read(&memory[range])));
+                })
+            },
             bytes,
         );
         Peaks { f32_flops, bf16_flops, i8_ops, read_bytes }

@@ -26,14 +26,16 @@ unsafe impl Send for Job {}
 
 #[derive(Default)]
 struct Shared {
-    /// The current step. Written only while no worker is `busy`.
+    /// The current step. Written only while no worker is `inside`.
     job: Mutex<Option<Job>>,
-    /// Number of steps begun; a worker takes part in each once.
+    /// Number of steps begun; a worker takes part in each once, if it comes in time.
     epoch: AtomicUsize,
+    /// The step that workers may still enter; 0 when there is none.
+    open: AtomicUsize,
     /// The next task to take.
     next: AtomicUsize,
-    /// Workers that have not finished the current step.
-    busy: AtomicUsize,
+    /// Workers that have entered the current step, and not left it.
+    inside: AtomicUsize,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: Mutex<()>,
@@ -80,24 +82,28 @@ impl Pool {
         let _one_at_a_time = lock(&self.running);
         let shared = &*self.shared;
         let call: &(dyn Fn(usize) + Sync) = &task;
-        // SAFETY: only the lifetime is dropped. The function lives until the end of this call, and the wait below
-        // lasts until `busy` is 0: no worker calls it after that.
+        // SAFETY: only the lifetime is dropped. The function lives until the end of this call, which closes the step
+        // and then waits until `inside` is 0: no worker calls it after that.
         let call = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(call)
         };
         *lock(&shared.job) = Some(Job { call, tasks });
         shared.next.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        let epoch = shared.epoch.load(Ordering::Relaxed) + 1;
+        shared.open.store(epoch, Ordering::SeqCst);
+        shared.epoch.store(epoch, Ordering::SeqCst);
         // A worker checks the epoch under this lock before it sleeps, so none can miss the new one.
         drop(lock(&shared.sleepers));
         shared.wake.notify_all();
 
         let own = catch_unwind(AssertUnwindSafe(|| take_tasks(shared, &task, tasks)));
+        // All tasks are taken. A worker that has not come by now is not waited for: on a busy machine it may not be
+        // running at all.
+        shared.open.store(0, Ordering::SeqCst);
         let mut spins = 0;
-        while shared.busy.load(Ordering::Acquire) > 0 {
+        while shared.inside.load(Ordering::SeqCst) > 0 {
             spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if spins < SPINS / 10 { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         let panic = lock(&shared.panic).take().or(own.err());
         if let Some(panic) = panic {
@@ -121,7 +127,11 @@ impl Pool {
         grain: usize,
         task: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        assert!(width > 0 && slice.len().is_multiple_of(width), "{} elements in rows of {width}", slice.len());
+        assert!(
+            width > 0 && slice.len().is_multiple_of(width),
+            "{} elements in rows of {width}",
+            slice.len()
+        );
         let rows = slice.len() / width;
         let shares = Shares::new(slice);
         self.run_ranges(rows, grain, |range| {
@@ -172,16 +182,20 @@ fn work(shared: &Shared) {
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        seen += 1;
-        let job = *lock(&shared.job);
-        if let Some(job) = job {
-            // SAFETY: `run` waits until this worker has counted itself out of `busy` below.
+        seen = shared.epoch.load(Ordering::Acquire);
+        // First in, then the look whether the step is open: `run` closes it first and then looks who is in. Whichever
+        // of the two comes first sees the other.
+        shared.inside.fetch_add(1, Ordering::SeqCst);
+        if shared.open.load(Ordering::SeqCst) == seen
+            && let Some(job) = *lock(&shared.job)
+        {
+            // SAFETY: `run` waits until this worker has counted itself out of `inside` below.
             let call = unsafe { &*job.call };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| take_tasks(shared, call, job.tasks))) {
                 lock(&shared.panic).get_or_insert(panic);
             }
         }
-        shared.busy.fetch_sub(1, Ordering::Release);
+        shared.inside.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

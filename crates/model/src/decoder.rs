@@ -14,13 +14,13 @@ use crate::rope::frequencies;
 use crate::weights::{Layer, Linear, NormWeights, Weights};
 use std::path::Path;
 use wootz_formats::Checkpoint;
+use wootz_kernels::Pool;
 use wootz_kernels::ops::attention::{Attention, CacheType, Segment};
 use wootz_kernels::ops::matmul::{Inputs, Product, matmul};
 use wootz_kernels::ops::mlp::{self, Activation};
 use wootz_kernels::ops::rmsnorm::RmsNorm;
 use wootz_kernels::ops::rope::{self, Angles};
 use wootz_kernels::ops::{layernorm, residual};
-use wootz_kernels::Pool;
 
 /// A decoder with its parameters and threads.
 pub struct Model {
@@ -262,8 +262,11 @@ impl Model {
             })
             .collect();
         s.attended.resize(rows * config.q_dim(), 0.0);
-        let attention =
-            Attention { heads: config.n_heads, scale: config.attention_scale, window: config.layers[index].window };
+        let attention = Attention {
+            heads: config.n_heads,
+            scale: config.attention_scale,
+            window: config.layers[index].window,
+        };
         attention.forward(&self.pool, &s.q, &segments, &mut s.attended);
         self.linear(&mut s.inputs, &s.attended, [(&layer.o, &mut s.out)]);
         self.add(s, layer.attn_post_norm.as_ref());
@@ -332,10 +335,20 @@ impl Model {
     }
 
     /// Several projections of the same rows.
-    fn linear<const N: usize>(&self, inputs: &mut Inputs, x: &[f32], mut outputs: [(&Linear, &mut Vec<f32>); N]) {
+    fn linear<const N: usize>(
+        &self,
+        inputs: &mut Inputs,
+        x: &[f32],
+        mut outputs: [(&Linear, &mut Vec<f32>); N],
+    ) {
         let width = outputs[0].0.weight.cols();
         let rows = x.len() / width;
-        inputs.prepare(&self.pool, x, [rows, width], outputs.iter().map(|(linear, _)| linear.weight.operand()));
+        inputs.prepare(
+            &self.pool,
+            x,
+            [rows, width],
+            outputs.iter().map(|(linear, _)| linear.weight.operand()),
+        );
         for (linear, y) in &mut outputs {
             y.resize(rows * linear.weight.rows(), 0.0);
         }

@@ -106,7 +106,11 @@ fn vocab(metadata: &GgufMetadata) -> Result<GgufVocab> {
         model: model.to_owned(),
         pre: metadata.find_str(&key("pre")).context(|| "tokenizer")?.map(str::to_owned),
         tokens: strings("tokens")?,
-        scores: metadata.find_f32s(&key("scores")).context(|| "tokenizer")?.map(|s| s.to_vec()).unwrap_or_default(),
+        scores: metadata
+            .find_f32s(&key("scores"))
+            .context(|| "tokenizer")?
+            .map(|s| s.to_vec())
+            .unwrap_or_default(),
         token_types: metadata
             .find_i32s(&key("token_type"))
             .context(|| "tokenizer")?
@@ -122,7 +126,10 @@ fn vocab(metadata: &GgufMetadata) -> Result<GgufVocab> {
         add_bos: flag("add_bos_token")?,
         add_eos: flag("add_eos_token")?,
         add_space_prefix: flag("add_space_prefix")?,
-        chat_template: metadata.find_str("tokenizer.chat_template").context(|| "tokenizer")?.map(str::to_owned),
+        chat_template: metadata
+            .find_str("tokenizer.chat_template")
+            .context(|| "tokenizer")?
+            .map(str::to_owned),
         named_templates,
     })
 }

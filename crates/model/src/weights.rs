@@ -99,7 +99,11 @@ impl Weights {
                 + layer.qk_norm.iter().flatten().map(norm).sum::<usize>()
         };
         self.embed.bytes()
-            + [self.positions.as_ref(), self.head.as_ref()].into_iter().flatten().map(Matrix::bytes).sum::<usize>()
+            + [self.positions.as_ref(), self.head.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(Matrix::bytes)
+                .sum::<usize>()
             + self.layers.iter().map(layer).sum::<usize>()
             + norm(&self.norm)
     }
@@ -182,8 +186,13 @@ impl Loader<'_> {
         };
         let shape = [source.rows(), source.cols()];
         let dtype = tensor.dtype;
-        let Some(row_bytes) = dtype.bytes(&[shape[1]]).filter(|_| DType::weights().any(|d| d == dtype)) else {
-            fail!("tensor `{}`: {dtype} is no type of weights, or {} values no whole blocks", source.name, shape[1])
+        let Some(row_bytes) = dtype.bytes(&[shape[1]]).filter(|_| DType::weights().any(|d| d == dtype))
+        else {
+            fail!(
+                "tensor `{}`: {dtype} is no type of weights, or {} values no whole blocks",
+                source.name,
+                shape[1]
+            )
         };
         if !source.transform.transpose {
             return Ok(Matrix::pack(self.pool, dtype, shape, self.precision, |row| {

@@ -24,7 +24,9 @@ fn cases() -> Vec<PathBuf> {
     for _ in 0..3 {
         let mut next = Vec::new();
         for folder in folders {
-            if folder.join("golden.safetensors").is_file() && !["lora", "grpo"].iter().any(|n| folder.ends_with(n)) {
+            if folder.join("golden.safetensors").is_file()
+                && !["lora", "grpo"].iter().any(|n| folder.ends_with(n))
+            {
                 found.push(folder.clone());
             }
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
@@ -171,9 +173,13 @@ fn bits_are_the_same_on_every_path() {
     let mut models: Vec<PathBuf> = cases();
     models.retain(|folder| folder.join("config.json").is_file());
     for folder in cases().iter().filter(|f| !f.join("config.json").is_file()) {
-        models.extend(std::fs::read_dir(folder).unwrap().flatten().map(|e| e.path()).filter(|p| {
-            p.extension().is_some_and(|e| e == "gguf")
-        }));
+        models.extend(
+            std::fs::read_dir(folder)
+                .unwrap()
+                .flatten()
+                .map(|e| e.path())
+                .filter(|p| p.extension().is_some_and(|e| e == "gguf")),
+        );
     }
     for path in models {
         let two = load(&path, Precision::Native);

@@ -28,6 +28,9 @@ pub const BLOCK: usize = LANES;
 /// Query rows that a task holds at once: their outputs and scores stay in the nearest cache.
 const TILE: usize = 48;
 
+/// Rows of a tile that counts as small: those of one decoded token.
+const FEW: usize = 3;
+
 /// The type of cached keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheType {
@@ -105,22 +108,14 @@ impl LayerCache {
         let width = self.heads * self.dim;
         assert!(k.len() == v.len() && k.len().is_multiple_of(width), "rows of {width} keys and values");
         let count = k.len() / width;
-        let (dim, blocks, kind) = (self.dim, self.blocks, self.kind);
+        let (dim, padded, blocks, kind) = (self.dim, self.padded, self.blocks, self.kind);
         let block_bytes = self.block_bytes();
         let data = Shares::new(&mut self.data);
         let head_task = |head: usize| {
             // SAFETY: a task writes its own head.
             let data = unsafe { data.get(head * blocks * block_bytes..(head + 1) * blocks * block_bytes) };
-            for row in 0..count {
-                let (block, slot) = ((first + row) / BLOCK % blocks, (first + row) % BLOCK);
-                let (keys, values) = data[block * block_bytes..(block + 1) * block_bytes]
-                    .split_at_mut(dim * BLOCK * kind.bytes());
-                let at = row * width + head * dim;
-                for i in 0..dim {
-                    put(kind, keys, i * BLOCK + slot, k[at + i]);
-                    put(kind, values, i / LANES * BLOCK * LANES + slot * LANES + i % LANES, v[at + i]);
-                }
-            }
+            let rows = |x| Rows { x, first: head * dim, width, dim };
+            dispatch(Append { data, block_bytes, dim, padded, kind, first, count, k: rows(k), v: rows(v) });
         };
         if count * width < 1 << 13 {
             (0..self.heads).for_each(head_task);
@@ -130,13 +125,71 @@ impl LayerCache {
     }
 }
 
-#[inline(always)]
-fn put(kind: CacheType, data: &mut [u8], index: usize, value: f32) {
-    match kind {
-        CacheType::F16 => {
-            data[2 * index..2 * index + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes());
+/// One head's columns of a matrix.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    x: &'a [f32],
+    first: usize,
+    width: usize,
+    dim: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.x[row * self.width + self.first..][..self.dim]
+    }
+}
+
+struct Append<'a> {
+    /// The head's blocks.
+    data: &'a mut [u8],
+    block_bytes: usize,
+    dim: usize,
+    padded: usize,
+    kind: CacheType,
+    first: usize,
+    count: usize,
+    k: Rows<'a>,
+    v: Rows<'a>,
+}
+
+impl Kernel for Append<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let size = self.kind.bytes();
+        // 32 values in the cache's type.
+        let convert = |x: &[f32]| -> [u8; 4 * LANES] {
+            let mut bytes = [0; 4 * LANES];
+            let x = isa.load_slice(x, 0.0);
+            // SAFETY: the array has room for 32 values of either type.
+            unsafe {
+                match self.kind {
+                    CacheType::F16 => isa.store_f16(bytes.as_mut_ptr().cast(), x),
+                    CacheType::F32 => isa.store(bytes.as_mut_ptr().cast(), x),
+                }
+            }
+            bytes
+        };
+        for row in 0..self.count {
+            let (block, slot) = ((self.first + row) / BLOCK, (self.first + row) % BLOCK);
+            let block = block % (self.data.len() / self.block_bytes) * self.block_bytes;
+            let block = &mut self.data[block..block + self.block_bytes];
+            let (keys, values) = block.split_at_mut(self.dim * BLOCK * size);
+            for (vector, k) in self.k.row(row).chunks(LANES).enumerate() {
+                let bytes = convert(k);
+                // A column of K: one value in each vector.
+                let column = keys[vector * LANES * BLOCK * size..].chunks_exact_mut(BLOCK * size);
+                for (to, from) in column.zip(bytes.chunks_exact(size).take(k.len())) {
+                    to[slot * size..(slot + 1) * size].copy_from_slice(from);
+                }
+            }
+            let panels = values.chunks_exact_mut(BLOCK * LANES * size).take(self.padded / LANES);
+            for (panel, v) in panels.zip(self.v.row(row).chunks(LANES)) {
+                panel[slot * LANES * size..(slot + 1) * LANES * size]
+                    .copy_from_slice(&convert(v)[..LANES * size]);
+            }
         }
-        CacheType::F32 => data[4 * index..4 * index + 4].copy_from_slice(&value.to_le_bytes()),
     }
 }
 
@@ -177,7 +230,15 @@ impl Attention {
                     let members = group * part / split..group * (part + 1) / split;
                     for start in (0..tokens).step_by(per_tile) {
                         let tokens = start..tokens.min(start + per_tile);
-                        tasks.push(Tile { attention: self, segment, head, group: members.clone(), tokens, q, y: None });
+                        tasks.push(Tile {
+                            attention: self,
+                            segment,
+                            head,
+                            group: members.clone(),
+                            tokens,
+                            q,
+                            y: None,
+                        });
                     }
                 }
             }
@@ -313,6 +374,13 @@ impl Tile<'_> {
         for block in first_block..=last_block {
             let values = (dim + padded) * BLOCK;
             let data = source.enter(cache.block(head, block), values, &mut scratch);
+            let few = rows <= FEW;
+            if few {
+                // A row or two cannot keep the multipliers busy, and so not the memory either: ask early.
+                for line in 0..values * cache.kind.bytes() / 64 {
+                    isa.prefetch(data.wrapping_add(values * cache.kind.bytes() + 64 * line));
+                }
+            }
             // s = q · k, 32 keys in the lanes.
             macro_rules! score {
                 ($row:expr, $rows:literal) => {{
@@ -362,29 +430,55 @@ impl Tile<'_> {
                 sums[r] += isa.sum(p);
                 isa.store_slice(scores, p);
             }
-            // y += p · v, 32 of the D values in the lanes.
-            for panel in 0..padded / LANES {
-                macro_rules! weigh {
-                    ($row:expr, $rows:literal) => {{
-                        let at = |r: usize| ($row + r) * padded + panel * LANES;
-                        let mut acc = [isa.zero(); $rows];
-                        for r in 0..$rows {
-                            acc[r] = isa.load_slice(&outputs[at(r)..at(r) + LANES], 0.0);
+            // y += p · v, 32 of the D values in the lanes, `$panels` of them at once.
+            macro_rules! weigh_panels {
+                ($first:expr, $panels:literal, $row:expr, $rows:literal) => {{
+                    let at = |r: usize, panel: usize| ($row + r) * padded + ($first + panel) * LANES;
+                    let mut acc = [[isa.zero(); $panels]; $rows];
+                    for r in 0..$rows {
+                        for panel in 0..$panels {
+                            acc[r][panel] = isa.load_slice(&outputs[at(r, panel)..at(r, panel) + LANES], 0.0);
                         }
-                        for t in 0..BLOCK {
+                    }
+                    for t in 0..BLOCK {
+                        for panel in 0..$panels {
                             // SAFETY: V follows K, 32 vectors for each 32 of the D values.
-                            let v = unsafe { source.load(isa, data, dim + panel * BLOCK + t) };
+                            let v = unsafe { source.load(isa, data, dim + ($first + panel) * BLOCK + t) };
                             for r in 0..$rows {
-                                acc[r] = isa.fma(isa.splat(scores[($row + r) * BLOCK + t]), v, acc[r]);
+                                let p = isa.splat(scores[($row + r) * BLOCK + t]);
+                                acc[r][panel] = isa.fma(p, v, acc[r][panel]);
                             }
                         }
-                        for r in 0..$rows {
-                            isa.store_slice(&mut outputs[at(r)..at(r) + LANES], acc[r]);
+                    }
+                    for r in 0..$rows {
+                        for panel in 0..$panels {
+                            isa.store_slice(&mut outputs[at(r, panel)..at(r, panel) + LANES], acc[r][panel]);
                         }
-                        $rows
-                    }};
+                    }
+                    $rows
+                }};
+            }
+            let mut panel = 0;
+            // Few rows have too few sums for the latency of a multiply-add: four panels have four times as many.
+            if const { I::ROWS >= 8 } && few {
+                while panel + 4 <= padded / LANES {
+                    macro_rules! weigh {
+                        ($row:expr, $rows:literal) => {
+                            weigh_panels!(panel, 4, $row, $rows)
+                        };
+                    }
+                    super::matmul::tile_rows!(rows, FEW, weigh);
+                    panel += 4;
+                }
+            }
+            while panel < padded / LANES {
+                macro_rules! weigh {
+                    ($row:expr, $rows:literal) => {
+                        weigh_panels!(panel, 1, $row, $rows)
+                    };
                 }
                 super::matmul::tile_rows!(rows, I::ROWS, weigh);
+                panel += 1;
             }
         }
         for r in 0..rows {
@@ -489,14 +583,20 @@ mod tests {
             for head in 0..case.heads {
                 let kv = head / (case.heads / case.kv_heads);
                 let pick = |x: &[f32], h: usize, heads: usize| -> Vec<f32> {
-                    x.chunks(heads * case.dim).flat_map(|row| row[h * case.dim..(h + 1) * case.dim].to_vec()).collect()
+                    x.chunks(heads * case.dim)
+                        .flat_map(|row| row[h * case.dim..(h + 1) * case.dim].to_vec())
+                        .collect()
                 };
                 let (k, v) = (pick(&k, kv, case.kv_heads), pick(&v, kv, case.kv_heads));
                 for t in 0..case.tokens {
                     let at = (t * case.heads + head) * case.dim;
                     let want = reference(attention, &q[at..at + case.dim], &k, &v, t);
                     for (got, want) in all[at..].iter().zip(want) {
-                        assert!((f64::from(*got) - want).abs() < 3e-6, "{} tokens: {got} {want}", case.tokens);
+                        assert!(
+                            (f64::from(*got) - want).abs() < 3e-6,
+                            "{} tokens: {got} {want}",
+                            case.tokens
+                        );
                     }
                 }
             }
@@ -508,7 +608,10 @@ mod tests {
                     [(2, &[case.tokens][..], case.tokens), (2, &[1][..], ring), (1, &[7, 1, 3][..], ring)]
                 {
                     let other = attend(case, threads, kind, chunks, room, inputs);
-                    assert!(whole.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits()), "{chunks:?} {kind:?}");
+                    assert!(
+                        whole.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{chunks:?} {kind:?}"
+                    );
                 }
                 let error = whole.iter().zip(&all).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(error < 4e-3, "half precision is off by {error}");

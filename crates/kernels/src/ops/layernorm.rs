@@ -67,9 +67,11 @@ pub fn reference(eps: f32, x: &[f32], w: &[f32], b: &[f32]) -> Vec<f64> {
         let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
         let scale = 1.0 / (variance + f64::from(eps)).sqrt();
         let weights = w.iter().zip(b);
-        y.extend(x.iter().zip(weights).map(|(&x, (&w, &b))| {
-            (f64::from(x) - mean) * scale * f64::from(w) + f64::from(b)
-        }));
+        y.extend(
+            x.iter()
+                .zip(weights)
+                .map(|(&x, (&w, &b))| (f64::from(x) - mean) * scale * f64::from(w) + f64::from(b)),
+        );
     }
     y
 }

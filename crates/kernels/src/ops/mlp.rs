@@ -123,7 +123,11 @@ mod tests {
                             let factor = gate.map_or(1.0, |up| f64::from(up[i]));
                             let want = reference(activation, f64::from(x[i])) * factor;
                             let error = (f64::from(y[i]) - want).abs();
-                            assert!(error < 1e-6 * want.abs().max(1.0), "{activation:?} {} {len}", kind.name());
+                            assert!(
+                                error < 1e-6 * want.abs().max(1.0),
+                                "{activation:?} {} {len}",
+                                kind.name()
+                            );
                         }
                     }
                 }

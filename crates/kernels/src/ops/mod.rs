@@ -3,11 +3,11 @@
 //!
 //! In the order of the data flow:
 
-pub mod rmsnorm;
+pub mod attention;
 pub mod layernorm;
 pub mod matmul;
-pub mod rope;
-pub mod attention;
 pub mod mlp;
 pub mod residual;
+pub mod rmsnorm;
+pub mod rope;
 pub mod softmax;

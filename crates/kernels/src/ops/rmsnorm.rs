@@ -136,7 +136,11 @@ mod tests {
                 dispatch_to(kind, InPlace { norm, x: &mut in_place, w: &w });
                 assert_eq!(y, in_place);
                 for (y, want) in y.iter().zip(&want) {
-                    assert!((f64::from(*y) - want).abs() < 2e-6 * want.abs().max(1.0), "{} {width}", kind.name());
+                    assert!(
+                        (f64::from(*y) - want).abs() < 2e-6 * want.abs().max(1.0),
+                        "{} {width}",
+                        kind.name()
+                    );
                 }
             }
         }

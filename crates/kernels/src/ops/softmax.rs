@@ -55,7 +55,11 @@ mod tests {
             let want = reference(&x);
             for kind in IsaKind::available() {
                 let got = f64::from(dispatch_to(kind, LogSumExp(&x)));
-                assert!((got - want).abs() < 4e-6 * want.abs().max(1.0), "{} {len}: {got} {want}", kind.name());
+                assert!(
+                    (got - want).abs() < 4e-6 * want.abs().max(1.0),
+                    "{} {len}: {got} {want}",
+                    kind.name()
+                );
             }
         }
     }

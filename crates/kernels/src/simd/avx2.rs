@@ -13,8 +13,10 @@ impl Avx2 {
     /// The token, if this CPU has the instructions.
     #[inline]
     pub fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
-            .then_some(Avx2 { _private: () })
+        (is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c"))
+        .then_some(Avx2 { _private: () })
     }
 }
 
@@ -108,10 +110,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16, x: Self::F) {
-        each!(|i| _mm_storeu_si128(
-            p.add(8 * i).cast(),
-            _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[i])
-        ));
+        each!(|i| _mm_storeu_si128(p.add(8 * i).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[i])));
     }
     #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> Self::F {
@@ -236,8 +235,10 @@ impl Isa for Avx2 {
         // costs one instruction more and is exact.
         each!(|i| {
             let x = _mm256_set1_epi32(x);
-            let (x_even, x_odd) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x));
-            let (w_even, w_odd) = (_mm256_and_si256(w[i], _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(w[i]));
+            let (x_even, x_odd) =
+                (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x));
+            let (w_even, w_odd) =
+                (_mm256_and_si256(w[i], _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(w[i]));
             let dot = _mm256_add_epi32(_mm256_madd_epi16(w_even, x_even), _mm256_madd_epi16(w_odd, x_odd));
             _mm256_add_epi32(acc[i], dot)
         })

@@ -47,7 +47,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
     const ROWS: usize;
     /// Rows of the int8 tile, which holds an i32 and an f32 accumulator a row.
     const ROWS_I8: usize;
-    /// What [`Isa::signed`] added to every byte, and what the kernel has to take off again.
+    /// What [`Isa::signed`] added to every byte, and what the kernel has to take off again: 128 where the instruction
+    /// takes unsigned bytes of weights, 0 where it takes signed ones.
     const SIGNED_OFFSET: i32;
 
     /// Runs a kernel with this instruction set switched on.
@@ -106,7 +107,7 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
     /// Makes signed bytes an operand of [`Isa::dot_i8`]: adds [`Isa::SIGNED_OFFSET`] to each.
     fn signed(self, b: Self::B) -> Self::B;
-    /// Byte `j` of every lane, 0..=255, as a float.
+    /// Byte `j` of every lane, as the number that [`Isa::dot_i8`] takes it for, as a float.
     fn byte(self, b: Self::B, j: usize) -> Self::F;
     /// The first bf16 of every lane, widened.
     fn bf16_low(self, b: Self::B) -> Self::F;
@@ -265,3 +266,6 @@ pub fn dispatch_to<K: Kernel>(kind: IsaKind, kernel: K) -> K::Output {
     }
     scalar::Scalar.run(kernel)
 }
+
+#[cfg(test)]
+mod tests;

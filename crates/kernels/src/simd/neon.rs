@@ -107,9 +107,11 @@ impl Isa for Neon {
     type F = [float32x4_t; 8];
     type I = [int32x4_t; 8];
     type B = [uint8x16_t; 8];
-    // 3 rows x 8 accumulators = 24 of 32 registers.
-    const ROWS: usize = 3;
-    // 2 rows x 8 sums, and as many f32 accumulators, which are needed only every 16 or 32 values of k.
+    // 2 rows x 8 accumulators = 16 of 32 registers, 8 for the weights, one or two a row for the broadcasts. A third
+    // row would do no more multiply-adds an instruction, and would put accumulators on the stack.
+    const ROWS: usize = 2;
+    // 2 rows x 8 sums stay in registers. As many f32 accumulators do not: they are needed only once in 16 or 32
+    // values of k.
     const ROWS_I8: usize = 2;
     const SIGNED_OFFSET: i32 = 0;
 

@@ -507,7 +507,7 @@ impl Sequence {
     /// Appends a guess to the tokens. One token is certain to follow it, so it ends one before the limit.
     fn guess(&mut self) {
         let room = self.limit.saturating_sub(self.tokens.len() + 1);
-        let guess = lookup::propose(&self.tokens, self.lookup.min(room)).to_vec();
+        let guess = lookup::propose(&self.tokens, self.lookup.min(room));
         self.guessed = guess.len();
         self.tokens.extend(guess);
     }

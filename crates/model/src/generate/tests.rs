@@ -162,7 +162,7 @@ fn lookup_changes_nothing_but_the_number_of_steps() {
                 for lookup in [1, 4, 9] {
                     let mut engine = Engine::new(model.clone(), ENGINE);
                     let guessed = run(&mut engine, vec![request(lookup, count)]);
-                    assert_eq!(guessed, [plain.clone()], "{} {lookup}", folder.display());
+                    assert_eq!(guessed, std::slice::from_ref(&plain), "{} {lookup}", folder.display());
                     let stats = engine.stats();
                     assert_eq!(stats.answer_tokens, count);
                     accepted += stats.accepted;

@@ -8,8 +8,11 @@ use crate::panels::float::{F16, F32};
 use crate::simd::{Isa, LANES};
 use std::ops::Range;
 
-/// Values of k that are unpacked at a time: 32 KiB of f32.
-const STRETCH: usize = 256;
+/// Values of k that are unpacked at a time: 16 KiB of f32, so that the nearest cache has room for rows of x too.
+const STRETCH: usize = 128;
+
+/// How far ahead a single row asks for memory, in bytes: the hardware alone reads less than memory gives.
+const AHEAD: usize = 4096;
 
 #[repr(align(128))]
 struct Scratch([f32; STRETCH * LANES]);
@@ -46,7 +49,7 @@ fn stretches<I: Isa>(
 ) {
     let (m, k) = (task.x.rows(), task.job.weight.cols());
     // A few rows are in the nearest cache as a whole.
-    let stretch = if m <= I::ROWS { k } else { 2 * STRETCH };
+    let stretch = if m <= I::ROWS { k } else { 4 * STRETCH };
     for start in (0..k).step_by(stretch.max(1)) {
         for panel in task.panels.clone() {
             let data = task.job.weight.panel(panel).as_ptr();
@@ -76,6 +79,9 @@ fn f32_tiles<I: Isa, L: FloatLayout>(
                 }
             }
             for i in 0..range.len() {
+                if $rows == 1 {
+                    isa.prefetch(panel.wrapping_add((offset + i) * L::BYTES / L::SPAN + AHEAD));
+                }
                 // SAFETY: panel and rows have these values of k.
                 unsafe {
                     let w = L::load(isa, panel, offset + i);
@@ -95,7 +101,14 @@ fn f32_tiles<I: Isa, L: FloatLayout>(
 
 /// As [`f32_tiles`], in pairs of bf16.
 #[inline(always)]
-fn bf16_tiles<I: Isa>(isa: I, task: &Panels, panel: *const u8, offset: usize, range: Range<usize>, out: &Out) {
+fn bf16_tiles<I: Isa>(
+    isa: I,
+    task: &Panels,
+    panel: *const u8,
+    offset: usize,
+    range: Range<usize>,
+    out: &Out,
+) {
     let (x, k) = (task.x, task.job.weight.cols());
     let pairs = range.start / 2..range.end.div_ceil(2);
     macro_rules! tile {
@@ -108,6 +121,11 @@ fn bf16_tiles<I: Isa>(isa: I, task: &Panels, panel: *const u8, offset: usize, ra
                 }
             }
             for pair in pairs.clone() {
+                if $rows == 1 {
+                    let at = panel.wrapping_add((pair - pairs.start + offset / 2) * 4 * LANES + AHEAD);
+                    isa.prefetch(at);
+                    isa.prefetch(at.wrapping_add(64));
+                }
                 // SAFETY: panel and rows have these pairs of k, an odd k being filled up.
                 unsafe {
                     let w = isa.load_b(panel.add((pair - pairs.start + offset / 2) * 4 * LANES));
@@ -125,4 +143,4 @@ fn bf16_tiles<I: Isa>(isa: I, task: &Panels, panel: *const u8, offset: usize, ra
     tile_rows!(x.rows(), I::ROWS, tile);
 }
 
-const _: () = assert!(STRETCH.is_multiple_of(256), "a stretch is whole blocks of every layout");
+const _: () = assert!(STRETCH.is_multiple_of(32), "a stretch is whole steps of every layout");

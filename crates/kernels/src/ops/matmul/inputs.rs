@@ -27,7 +27,13 @@ impl Inputs {
     /// Takes rows `[m, k]` and makes the forms that `operands` name.
     ///
     /// Panics if x has not `m * k` elements, or `k` is no multiple of 32 where bytes are asked for.
-    pub fn prepare(&mut self, pool: &Pool, x: &[f32], [m, k]: [usize; 2], operands: impl Iterator<Item = Operand>) {
+    pub fn prepare(
+        &mut self,
+        pool: &Pool,
+        x: &[f32],
+        [m, k]: [usize; 2],
+        operands: impl Iterator<Item = Operand>,
+    ) {
         assert_eq!(x.len(), m * k, "size of x for {m} rows of {k}");
         (self.m, self.k) = (m, k);
         let (mut wants_f32, mut wants_bf16, mut wants_i8) = (false, false, false);
@@ -144,4 +150,3 @@ impl Kernel for Quantise<'_> {
         }
     }
 }
-

@@ -63,7 +63,8 @@ fn many_rows<I: Isa, const GROUP: usize, const MIN: bool>(isa: I, task: &Panels)
         for panel in task.panels.clone() {
             let out = task.out(panel);
             let (dtype, panel) = (weight.dtype(), weight.panel(panel));
-            let zero_point = isa.run(UnpackPanel { dtype, panel, steps: stretch.clone(), out: &mut scratch.0 });
+            let zero_point =
+                isa.run(UnpackPanel { dtype, panel, steps: stretch.clone(), out: &mut scratch.0 });
             let unpacked = scratch.0.as_ptr();
             macro_rules! tile {
                 ($row:expr, $rows:literal) => {{
@@ -163,6 +164,9 @@ unsafe fn tile<I: Isa, L: IntLayout, const MR: usize>(
         // SAFETY: a block holds `SPAN / 32` steps, and rows are whole blocks.
         unsafe {
             for step in 0..L::SPAN / 32 {
+                if MR == 1 {
+                    prefetch_ahead(isa, block, L::BYTES / (L::SPAN / 32), step);
+                }
                 add_step::<I, L, MR>(isa, block, step, &mut rows, zero_point, &mut acc);
             }
             block = block.add(L::BYTES);
@@ -171,6 +175,16 @@ unsafe fn tile<I: Isa, L: IntLayout, const MR: usize>(
     }
     for r in 0..MR {
         out.store(isa, row + r, acc[r], complete);
+    }
+}
+
+/// Asks for the bytes that a step will need some kilobytes later. A block of 256 values is not read front to back, so
+/// the hardware does not see the sequence; without this a single row waits for memory at each block.
+#[inline(always)]
+fn prefetch_ahead<I: Isa>(isa: I, block: *const u8, step_bytes: usize, step: usize) {
+    const AHEAD: usize = 8192;
+    for line in 0..step_bytes.div_ceil(64) {
+        isa.prefetch(block.wrapping_add(AHEAD + step * step_bytes + 64 * line));
     }
 }
 

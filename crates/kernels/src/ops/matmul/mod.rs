@@ -71,13 +71,11 @@ pub fn matmul(pool: &Pool, x: &Inputs, products: &mut [Product]) {
     });
 }
 
-/// Panels that a task takes. Few rows: enough bytes to be worth a task, and still several tasks a thread. Many rows:
-/// enough panels that a stretch of x is used again from the second cache.
+/// Panels that a task takes. Few rows: long stretches of memory, because what is asked for ahead of time is lost where
+/// another thread goes on. Many rows: enough panels that a stretch of x is used again from the second cache.
 fn grain(pool: &Pool, m: usize, weight: &Matrix) -> usize {
-    let panels = weight.panels();
-    let fair = panels.div_ceil(4 * pool.threads()).max(1);
-    let worth = if m < 64 { (1 << 16) / (weight.bytes() / panels.max(1)).max(1) } else { 4 };
-    fair.min(worth.max(1))
+    let fair = weight.panels().div_ceil(4 * pool.threads()).max(1);
+    if m < 64 { fair } else { fair.min(4) }
 }
 
 struct Job<'a> {

@@ -130,7 +130,8 @@ fn every_instruction_set_agrees() {
             inputs.prepare(&pool, &x, [m, k], std::iter::once(weight.operand()));
             let run = |kind| {
                 let mut y = vec![0.0; m * n];
-                let job = Job { weight: &weight, bias: None, y: Shares::new(&mut y), first_task: 0, grain: 1 };
+                let job =
+                    Job { weight: &weight, bias: None, y: Shares::new(&mut y), first_task: 0, grain: 1 };
                 crate::simd::dispatch_to(kind, Panels { x: &inputs, job: &job, panels: 0..weight.panels() });
                 y
             };
@@ -138,7 +139,11 @@ fn every_instruction_set_agrees() {
             let largest = plain.iter().fold(0f32, |a, x| a.max(x.abs()));
             for kind in IsaKind::available() {
                 for (a, b) in run(kind).iter().zip(&plain) {
-                    assert!((a - b).abs() <= 3e-6 * largest, "{dtype} {precision:?} {}: {a}, {b}", kind.name());
+                    assert!(
+                        (a - b).abs() <= 3e-6 * largest,
+                        "{dtype} {precision:?} {}: {a}, {b}",
+                        kind.name()
+                    );
                 }
             }
         }
