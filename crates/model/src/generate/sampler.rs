@@ -176,7 +176,7 @@ impl Sampler {
         &self.options
     }
 
-    /// The token that follows `history`. `logits` [V]; `index` counts the tokens that were chosen before, from 0, and
+    /// The token that follows `history`. `logits` are `[V]`; `index` counts the tokens that were chosen before, from 0, and
     /// picks the random number.
     ///
     /// # Errors
