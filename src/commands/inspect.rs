@@ -17,7 +17,7 @@ use wootz_kernels::DType;
 /// Arguments of `wootz inspect`.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// A model (file or folder), adapter, token shard, or debug state of llm.c
+    /// A model (file, folder, hub id, or `story`), adapter, token shard, or debug state of llm.c
     pub file: PathBuf,
     /// Print one JSON object; the chat template is whole in it
     #[arg(long)]
@@ -29,7 +29,11 @@ pub struct InspectArgs {
 
 /// Prints what the file holds, to stdout.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let report = Report::of(&args.file, args.all)?;
+    let file = match args.file.to_str() {
+        Some(name) if !args.file.exists() => crate::model_arg::resolve(Some(name))?,
+        _ => args.file,
+    };
+    let report = Report::of(&file, args.all)?;
     let text = if args.json { format!("{:#}\n", report.json()) } else { report.text(args.all) };
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()), // `| head` has seen enough

@@ -1,7 +1,6 @@
 //! `wootz tokenizer encode|decode MODEL`: what a model's tokenizer makes of a text, and of token ids.
 
 use std::io::{self, Read as _, Write as _};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -25,8 +24,8 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct EncodeArgs {
-    /// A model: folder, .gguf, or .bin with a tokenizer.bin beside it
-    model: PathBuf,
+    /// A model: folder, .gguf, .bin with a tokenizer.bin beside it, hub id, or `story`
+    model: String,
     /// The text; `-` or none reads it from stdin, byte for byte
     text: Option<String>,
     /// Leave out the tokens that the model expects around a text (BOS, EOS)
@@ -42,8 +41,8 @@ struct EncodeArgs {
 
 #[derive(Debug, clap::Args)]
 struct DecodeArgs {
-    /// A model: folder, .gguf, or .bin with a tokenizer.bin beside it
-    model: PathBuf,
+    /// A model: folder, .gguf, .bin with a tokenizer.bin beside it, hub id, or `story`
+    model: String,
     /// Token ids; `-` or none reads them from stdin, with white space or commas between
     ids: Vec<String>,
     /// Leave out special tokens
@@ -67,7 +66,7 @@ pub fn run(args: TokenizerArgs) -> Result<()> {
 }
 
 fn encode(args: EncodeArgs) -> Result<String> {
-    let tokenizer = wootz_model::load::tokenizer(&args.model)?;
+    let tokenizer = wootz_model::load::tokenizer(&crate::model_arg::resolve(Some(&args.model))?)?;
     let text = match args.text {
         Some(text) if text != "-" => text,
         _ => text_of(read_stdin()?)?,
@@ -83,7 +82,7 @@ fn encode(args: EncodeArgs) -> Result<String> {
 }
 
 fn decode(args: DecodeArgs) -> Result<String> {
-    let tokenizer = wootz_model::load::tokenizer(&args.model)?;
+    let tokenizer = wootz_model::load::tokenizer(&crate::model_arg::resolve(Some(&args.model))?)?;
     let ids = match args.ids.as_slice() {
         [] => ids_of(&text_of(read_stdin()?)?)?,
         [dash] if dash == "-" => ids_of(&text_of(read_stdin()?)?)?,

@@ -22,7 +22,7 @@ pub struct Peaks {
     pub read_bytes: f64,
 }
 
-/// Independent sums: enough to hide the latency of the multiply-add.
+/// Independent sums: enough to hide the latency of the multiply-add; fewer where they would not fit the registers.
 const CHAINS: usize = 6;
 const ROUNDS: usize = 4_000_000;
 const TRIES: usize = 5;
@@ -32,8 +32,9 @@ impl Peaks {
     pub fn measure(pool: &Pool) -> Peaks {
         let threads = pool.threads();
         // Operations of one round: each chain multiplies and adds 32 lanes of `pairs`.
+        let chains = dispatch(Chains);
         let rate = |kind: Products, pairs: usize| {
-            let operations = (threads * ROUNDS * CHAINS * LANES * 2 * pairs) as f64;
+            let operations = (threads * ROUNDS * chains * LANES * 2 * pairs) as f64;
             best(|| pool.run(threads, |_| dispatch(Multiply(kind))), operations)
         };
         let (f32_flops, bf16_flops, i8_ops) =
@@ -68,6 +69,17 @@ enum Products {
     I8,
 }
 
+/// How many sums [`Multiply`] keeps.
+struct Chains;
+
+impl Kernel for Chains {
+    type Output = usize;
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) -> usize {
+        I::ROWS.min(CHAINS)
+    }
+}
+
 struct Multiply(Products);
 
 impl Kernel for Multiply {
@@ -83,7 +95,7 @@ impl Kernel for Multiply {
                 let (a, b) = (isa.splat(black_box(0.999)), isa.splat(black_box(1e-9)));
                 let mut sums = [isa.splat(black_box(1.0)); CHAINS];
                 for _ in 0..ROUNDS {
-                    for sum in &mut sums {
+                    for sum in &mut sums[..I::ROWS.min(CHAINS)] {
                         *sum = isa.fma(*sum, a, b);
                     }
                 }
@@ -92,7 +104,7 @@ impl Kernel for Multiply {
             Products::Bf16 => {
                 let mut sums = [isa.splat(black_box(1.0)); CHAINS];
                 for _ in 0..ROUNDS {
-                    for sum in &mut sums {
+                    for sum in &mut sums[..I::ROWS.min(CHAINS)] {
                         *sum = isa.dot_bf16(*sum, w, x);
                     }
                 }
@@ -101,7 +113,7 @@ impl Kernel for Multiply {
             Products::I8 => {
                 let mut sums = [isa.splat_i(black_box(1)); CHAINS];
                 for _ in 0..ROUNDS {
-                    for sum in &mut sums {
+                    for sum in &mut sums[..I::ROWS.min(CHAINS)] {
                         *sum = isa.dot_i8(*sum, w, x as i32);
                     }
                 }
