@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Values of k that are unpacked at a time: 16 KiB of f32, so that the nearest cache has room for rows of x too.
 const STRETCH: usize = 128;
 
-/// How far ahead a single row asks for memory, in bytes: the hardware alone reads less than memory gives.
+/// How far ahead the first tile of rows asks for memory, in bytes: the hardware alone reads less than memory gives.
 const AHEAD: usize = 4096;
 
 #[repr(align(128))]
@@ -24,7 +24,7 @@ pub(super) fn run<I: Isa>(isa: I, task: &Panels) {
     match (weight.operand(), weight.dtype()) {
         (Operand::Bf16, _) => stretches(isa, task, bf16_tiles),
         (_, DType::F32) => stretches(isa, task, f32_tiles::<I, F32>),
-        (_, DType::F16) if m <= I::ROWS => stretches(isa, task, f32_tiles::<I, F16>),
+        (_, DType::F16) if m <= 2 * I::ROWS => stretches(isa, task, f32_tiles::<I, F16>),
         (_, dtype) => {
             let mut scratch = Scratch([0.0; STRETCH * LANES]);
             for start in (0..k).step_by(STRETCH) {
@@ -79,7 +79,7 @@ fn f32_tiles<I: Isa, L: FloatLayout>(
                 }
             }
             for i in 0..range.len() {
-                if $rows == 1 {
+                if $row == 0 {
                     isa.prefetch(panel.wrapping_add((offset + i) * L::BYTES / L::SPAN + AHEAD));
                 }
                 // SAFETY: panel and rows have these values of k.
@@ -121,7 +121,7 @@ fn bf16_tiles<I: Isa>(
                 }
             }
             for pair in pairs.clone() {
-                if $rows == 1 {
+                if $row == 0 {
                     let at = panel.wrapping_add((pair - pairs.start + offset / 2) * 4 * LANES + AHEAD);
                     isa.prefetch(at);
                     isa.prefetch(at.wrapping_add(64));

@@ -112,6 +112,7 @@ fn unpack<I: Isa, L: IntLayout>(isa: I, panel: &[u8], steps: Range<usize>, out: 
     let per_block = L::SPAN / 32;
     for (step, out) in steps.zip(out.chunks_exact_mut(block_bytes(L::GROUP, L::MIN))) {
         let block = &panel[step / per_block * L::BYTES..][..L::BYTES];
+        prefetch_ahead(isa, block.as_ptr(), L::BYTES / per_block, step % per_block);
         // SAFETY: `block` is one whole block, and `out` has room for a step.
         unsafe { expanded::unpack::<I, L>(isa, block.as_ptr(), step % per_block, out.as_mut_ptr()) }
     }
