@@ -1,6 +1,7 @@
 //! The command line: one variant a command.
 
 use anyhow::Result;
+use wootz_kernels::simd::IsaKind;
 
 use crate::commands::{bench, chat, check, generate, inspect, tokenizer};
 
@@ -34,8 +35,9 @@ impl Command {
     /// Does it.
     ///
     /// # Errors
-    /// Those of the command.
+    /// Those of the command; an instruction set in `WOOTZ_ISA` that this machine has not.
     pub fn run(self) -> Result<()> {
+        IsaKind::check_environment().map_err(anyhow::Error::msg)?;
         match self {
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),

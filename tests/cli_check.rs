@@ -125,6 +125,16 @@ fn tokenizer_encodes_and_decodes() {
 }
 
 #[test]
+fn an_instruction_set_that_is_not_there_is_named() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wootz"));
+    let output =
+        command.args(["inspect", "story"]).env("WOOTZ_ISA", "mmx").output().expect("the program starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("WOOTZ_ISA=mmx") && stderr.contains("scalar"), "{stderr}");
+}
+
+#[test]
 fn bench_reports_the_names_that_scripts_rely_on() {
     let args =
         ["bench", "story", "--prompt", "8", "--generate", "4", "--batch", "2", "--repeat", "1", "--json"];

@@ -22,7 +22,7 @@ ASSETS = Path(__file__).resolve().parent.parent
 END = "<|endoftext|>"  # stands before every document: it begins one and ends the other
 TRAIN_SEED, VALIDATION_SEED = 1, 2
 VALIDATION_STORIES = 300
-VOCABULARY = 1536
+VOCABULARY = 1024
 CONTEXT = 512
 SHAPE = dict(hidden_size=160, intermediate_size=416, num_hidden_layers=5, num_attention_heads=6,
              num_key_value_heads=3, head_dim=32, max_position_embeddings=CONTEXT, rms_norm_eps=1e-6)
