@@ -14,8 +14,6 @@
 //! registers. **Many rows** (prefill, training): a stretch of k of one panel is unpacked to operands in the nearest
 //! cache, and all rows of x go over it in tiles of [`Isa::ROWS`] x 32; sums wait in y between stretches, in f32, which
 //! is what the accumulators hold. Both run the same multiply-adds in the same order.
-//!
-//! What was tried: rows of x copied into tiles beforehand gains nothing, as a tile's rows stay in the nearest cache.
 
 mod float;
 mod inputs;
