@@ -18,6 +18,9 @@ use std::ops::Range;
 /// Steps of 32 values of k that are unpacked at a time: 16 KiB of integers, half of the nearest cache.
 const STRETCH: usize = 16;
 
+/// Rows up to which memory, not multiplication, may be what a product waits for.
+const FEW: usize = 32;
+
 #[repr(align(128))]
 struct Scratch([u8; STRETCH * block_bytes(16, true)]);
 
@@ -32,10 +35,14 @@ pub(super) fn run<I: Isa>(isa: I, task: &Panels) {
     }
     match (task.x.rows(), group, min) {
         (1, _, _) => with_int_layout!(task.job.weight.dtype(), one_row, ()),
-        (_, 32, false) => many_rows::<I, 32, false>(isa, task),
-        (_, 32, true) => many_rows::<I, 32, true>(isa, task),
-        (_, _, false) => many_rows::<I, 16, false>(isa, task),
-        (_, _, true) => many_rows::<I, 16, true>(isa, task),
+        (2..=FEW, 32, false) => many_rows::<I, 32, false, true>(isa, task),
+        (2..=FEW, 32, true) => many_rows::<I, 32, true, true>(isa, task),
+        (2..=FEW, _, false) => many_rows::<I, 16, false, true>(isa, task),
+        (2..=FEW, _, true) => many_rows::<I, 16, true, true>(isa, task),
+        (_, 32, false) => many_rows::<I, 32, false, false>(isa, task),
+        (_, 32, true) => many_rows::<I, 32, true, false>(isa, task),
+        (_, _, false) => many_rows::<I, 16, false, false>(isa, task),
+        (_, _, true) => many_rows::<I, 16, true, false>(isa, task),
     }
 }
 
@@ -47,40 +54,111 @@ fn one_row<I: Isa, L: IntLayout>(isa: I, task: &Panels) {
         let steps = 0..weight.cols() / 32;
         let (data, out) = (weight.panel(panel).as_ptr(), task.out(panel));
         // SAFETY: the panel has all steps of k.
-        unsafe { tile::<I, L, 1>(isa, task.x, 0, steps, data, L::zero_point::<I>(), &out, true) };
+        unsafe {
+            let mut ahead = Ahead::nothing();
+            tile::<I, L, 1, false>(isa, task.x, 0, steps, data, L::zero_point::<I>(), &out, true, &mut ahead);
+        }
     }
 }
 
-/// Through the scratch.
+/// Through the scratch. With `ASK`, for few rows, the tiles of one stretch ask for the packed bytes of the next:
+/// unpacking alone would wait for memory, and multiplying leave it idle. Many rows do not gain by it.
 #[inline(always)]
-fn many_rows<I: Isa, const GROUP: usize, const MIN: bool>(isa: I, task: &Panels) {
+fn many_rows<I: Isa, const GROUP: usize, const MIN: bool, const ASK: bool>(isa: I, task: &Panels) {
     let (x, weight) = (task.x, task.job.weight);
     let steps = weight.cols() / 32;
     let mut scratch = Scratch([0; STRETCH * block_bytes(16, true)]);
-    let mut start = 0;
-    while start < steps {
-        let stretch = start..steps.min(start + STRETCH);
-        for panel in task.panels.clone() {
-            let out = task.out(panel);
-            let (dtype, panel) = (weight.dtype(), weight.panel(panel));
-            let zero_point =
-                isa.run(UnpackPanel { dtype, panel, steps: stretch.clone(), out: &mut scratch.0 });
-            let unpacked = scratch.0.as_ptr();
-            macro_rules! tile {
-                ($row:expr, $rows:literal) => {{
-                    let (stretch, complete) = (stretch.clone(), stretch.end == steps);
-                    // SAFETY: the scratch holds the steps of the stretch.
-                    unsafe {
-                        tile::<I, Unpacked<GROUP, MIN>, $rows>(
-                            isa, x, $row, stretch, unpacked, zero_point, &out, complete,
-                        )
-                    };
-                    $rows
-                }};
-            }
-            tile_rows!(x.rows(), I::ROWS_I8, tile);
+    let tiles = x.rows().div_ceil(I::ROWS_I8);
+    let mut walk =
+        Walk { panel: task.panels.start, panels: task.panels.clone(), steps, by_panel: ASK, start: 0 };
+    let mut next = walk.next();
+    while let Some((panel, stretch)) = next {
+        next = walk.next();
+        let out = task.out(panel);
+        let (dtype, data) = (weight.dtype(), weight.panel(panel));
+        let zero_point =
+            isa.run(UnpackPanel { dtype, panel: data, steps: stretch.clone(), out: &mut scratch.0 });
+        let mut ahead = Ahead::nothing();
+        if ASK && let Some((panel, stretch)) = &next {
+            let data = weight.panel(*panel);
+            let at = |step: usize| data.len() * step / steps;
+            ahead = Ahead::new(&data[at(stretch.start)..at(stretch.end)], tiles * stretch.len());
         }
-        start = stretch.end;
+        let unpacked = scratch.0.as_ptr();
+        macro_rules! tile {
+            ($row:expr, $rows:literal) => {{
+                let (stretch, complete) = (stretch.clone(), stretch.end == steps);
+                // SAFETY: the scratch holds the steps of the stretch.
+                unsafe {
+                    tile::<I, Unpacked<GROUP, MIN>, $rows, ASK>(
+                        isa, x, $row, stretch, unpacked, zero_point, &out, complete, &mut ahead,
+                    )
+                };
+                $rows
+            }};
+        }
+        tile_rows!(x.rows(), I::ROWS_I8, tile);
+    }
+}
+
+/// The order of panels and stretches of k. Many rows: all panels for one stretch, whose part of x is then used again
+/// from the second cache. Few rows, which stay in the nearest cache anyway: panel by panel, as memory is read best.
+struct Walk {
+    panels: Range<usize>,
+    steps: usize,
+    by_panel: bool,
+    panel: usize,
+    start: usize,
+}
+
+impl Walk {
+    fn next(&mut self) -> Option<(usize, Range<usize>)> {
+        if self.panel >= self.panels.end || self.start >= self.steps {
+            return None;
+        }
+        let now = (self.panel, self.start..self.steps.min(self.start + STRETCH));
+        if self.by_panel {
+            self.start = now.1.end;
+            if self.start == self.steps {
+                (self.panel, self.start) = (self.panel + 1, 0);
+            }
+        } else {
+            self.panel += 1;
+            if self.panel == self.panels.end {
+                (self.panel, self.start) = (self.panels.start, now.1.end);
+            }
+        }
+        Some(now)
+    }
+}
+
+/// Memory to ask for bit by bit while something else is computed.
+struct Ahead {
+    at: *const u8,
+    lines: usize,
+    /// Cache lines at a time.
+    pace: usize,
+}
+
+impl Ahead {
+    fn nothing() -> Ahead {
+        Ahead { at: std::ptr::null(), lines: 0, pace: 0 }
+    }
+
+    /// Spreads `bytes` over `turns` calls.
+    fn new(bytes: &[u8], turns: usize) -> Ahead {
+        let lines = bytes.len().div_ceil(64);
+        Ahead { at: bytes.as_ptr(), lines, pace: lines.div_ceil(turns) }
+    }
+
+    #[inline(always)]
+    fn ask<I: Isa>(&mut self, isa: I) {
+        let now = self.pace.min(self.lines);
+        for line in 0..now {
+            isa.prefetch(self.at.wrapping_add(64 * line));
+        }
+        self.at = self.at.wrapping_add(64 * now);
+        self.lines -= now;
     }
 }
 
@@ -132,7 +210,7 @@ struct Row {
 /// `panel` holds blocks of `L`, the first of which is that of `steps.start`; x has rows `row..row + MR`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // a kernel's
-unsafe fn tile<I: Isa, L: IntLayout, const MR: usize>(
+unsafe fn tile<I: Isa, L: IntLayout, const MR: usize, const ASK: bool>(
     isa: I,
     x: &Inputs,
     row: usize,
@@ -141,6 +219,7 @@ unsafe fn tile<I: Isa, L: IntLayout, const MR: usize>(
     zero_point: i32,
     out: &Out,
     complete: bool,
+    ahead: &mut Ahead,
 ) {
     let mut rows: [Row; MR] = from_fn(|r| {
         let (q, scale, sum) = x.i8_row(row + r);
@@ -167,6 +246,9 @@ unsafe fn tile<I: Isa, L: IntLayout, const MR: usize>(
             for step in 0..L::SPAN / 32 {
                 if MR == 1 {
                     prefetch_ahead(isa, block, L::BYTES / (L::SPAN / 32), step);
+                }
+                if ASK {
+                    ahead.ask(isa);
                 }
                 add_step::<I, L, MR>(isa, block, step, &mut rows, zero_point, &mut acc);
             }
