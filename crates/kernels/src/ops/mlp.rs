@@ -6,7 +6,7 @@
 //!   geglu   gate ← gelu(gate) · up                                 Gemma
 //! ```
 
-use super::rmsnorm::for_rows;
+use super::rows::for_rows;
 use crate::pool::{Pool, Shares};
 use crate::simd::{Isa, Kernel, LANES, dispatch, math};
 

@@ -1,5 +1,9 @@
 //! The operations of a network, one file each: formula, shapes, fast code over [`crate::simd::Isa`], a plain
-//! `reference`, and tests that compare the two on every instruction set.
+//! `reference`, and tests that compare the two on every instruction set. Backward stands beside forward; its plain
+//! `reference_backward` is checked against differences of `reference`.
+//!
+//! Gradients of parameters are added, those of activations are set, unless [`Write`] says otherwise. No bit depends on
+//! the number of threads.
 //!
 //! In the order of the data flow:
 
@@ -11,3 +15,10 @@ pub mod residual;
 pub mod rmsnorm;
 pub mod rope;
 pub mod softmax;
+
+mod rows;
+
+pub use rows::Write;
+
+#[cfg(test)]
+mod check;

@@ -1,6 +1,10 @@
 //! `x ← x + y`: what every block adds to the residual stream.
+//!
+//! Backward needs no code: the gradient of a sum is the gradient of both its terms. It goes into the block as dy, and
+//! stays where it is as that of the stream, to which the block's first norm adds what comes out
+//! ([`Write::Add`](super::Write::Add)).
 
-use super::rmsnorm::for_rows;
+use super::rows::for_rows;
 use crate::pool::{Pool, Shares};
 
 /// Adds `y` to `x`. Panics when sizes differ.
