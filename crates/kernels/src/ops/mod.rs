@@ -8,6 +8,7 @@
 //! In the order of the data flow:
 
 pub mod attention;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod layernorm;
 pub mod matmul;

@@ -3,6 +3,8 @@
 //! ```text
 //!   log p[i] = x[i] - max - log(sum over j of e^(x[j] - max))
 //! ```
+//!
+//! The gradient of a log-probability is in [`super::cross_entropy`], which is this with many rows.
 
 use crate::simd::{Isa, Kernel, LANES, dispatch, math};
 
@@ -18,41 +20,62 @@ impl Kernel for LogSumExp<'_> {
     type Output = f32;
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> f32 {
+        Normaliser::of(isa, self.0).log_sum_exp()
+    }
+}
+
+/// What makes weights of a row: `p[i] = e^(x[i] - largest) / sum`.
+#[derive(Clone, Copy)]
+pub(super) struct Normaliser {
+    pub largest: f32,
+    pub sum: f32,
+}
+
+impl Normaliser {
+    /// Two passes over the row, in one order.
+    #[inline(always)]
+    pub fn of<I: Isa>(isa: I, x: &[f32]) -> Normaliser {
         let mut largest = isa.splat(f32::NEG_INFINITY);
-        for x in self.0.chunks(LANES) {
+        for x in x.chunks(LANES) {
             largest = isa.max(largest, isa.load_slice(x, f32::NEG_INFINITY));
         }
         let largest = isa.largest(largest);
         if largest == f32::NEG_INFINITY {
-            return largest;
+            // A maximum may pass over NaN.
+            let sum = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { 0.0 };
+            return Normaliser { largest, sum };
         }
         let mut sum = isa.zero();
-        for x in self.0.chunks(LANES) {
+        for x in x.chunks(LANES) {
             let x = isa.sub(isa.load_slice(x, f32::NEG_INFINITY), isa.splat(largest));
             sum = isa.add(sum, math::exp(isa, x));
         }
-        largest + isa.sum(sum).ln()
+        Normaliser { largest, sum: isa.sum(sum) }
+    }
+
+    #[inline(always)]
+    pub fn log_sum_exp(self) -> f32 {
+        self.largest + self.sum.ln()
     }
 }
 
 /// The formula, in f64.
-pub fn reference(x: &[f32]) -> f64 {
-    let largest = x.iter().fold(f64::NEG_INFINITY, |a, &x| a.max(f64::from(x)));
-    largest + x.iter().map(|&x| (f64::from(x) - largest).exp()).sum::<f64>().ln()
+pub fn reference(x: &[f64]) -> f64 {
+    let largest = x.iter().fold(f64::NEG_INFINITY, |a, &x| a.max(x));
+    largest + x.iter().map(|&x| (x - largest).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
+    use crate::ops::check::{lengths, normal, wide};
     use crate::simd::{IsaKind, dispatch_to};
 
     #[test]
     fn matches_the_reference() {
-        let mut rng = Rng::new(1, 0);
-        for len in (1..34).chain([64, 1000, 50257]) {
-            let x: Vec<f32> = (0..len).map(|_| rng.normal() * 10.0).collect();
-            let want = reference(&x);
+        for len in lengths().chain([50257]) {
+            let x: Vec<f32> = normal(len, 1).iter().map(|x| x * 10.0).collect();
+            let want = reference(&wide(&x));
             for kind in IsaKind::available() {
                 let got = f64::from(dispatch_to(kind, LogSumExp(&x)));
                 assert!(
@@ -66,8 +89,17 @@ mod tests {
 
     #[test]
     fn edges() {
-        assert_eq!(log_sum_exp(&[]), f32::NEG_INFINITY);
-        assert_eq!(log_sum_exp(&[f32::NEG_INFINITY, 3.0]), 3.0);
-        assert!(log_sum_exp(&[1.0, f32::NAN]).is_nan());
+        const NONE: f32 = f32::NEG_INFINITY;
+        for kind in IsaKind::available() {
+            let of = |x: &[f32]| dispatch_to(kind, LogSumExp(x));
+            assert_eq!(of(&[]), NONE);
+            assert_eq!(of(&[NONE; 40]), NONE);
+            assert_eq!(of(&[NONE, 3.0]), 3.0);
+            assert_eq!(of(&[3e38, -3e38]), 3e38);
+            let nan = f32::NAN;
+            for x in [&[1.0, nan][..], &[nan, 1.0], &[nan], &[nan, NONE], &[nan; 50], &[f32::INFINITY, nan]] {
+                assert!(of(x).is_nan(), "{} {x:?}: {}", kind.name(), of(x));
+            }
+        }
     }
 }
