@@ -18,6 +18,11 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod softmax;
 
+// What makes a step of the gradients.
+pub mod adamw;
+pub mod grad_norm;
+pub mod sgd;
+
 mod rows;
 
 pub use rows::Write;
