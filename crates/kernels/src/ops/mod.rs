@@ -21,6 +21,7 @@ pub mod softmax;
 // What makes a step of the gradients.
 pub mod adamw;
 pub mod grad_norm;
+pub mod muon;
 pub mod sgd;
 
 mod rows;
