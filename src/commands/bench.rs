@@ -299,13 +299,13 @@ fn bench_matmul(args: &BenchArgs, pool: &Pool, weight: &Matrix, m: usize) -> Res
     let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
     let mut y = vec![0.0; m * n];
     let mut inputs = Inputs::default();
-    inputs.prepare(pool, &x, [m, k], std::iter::once(weight.operand()));
+    let x = inputs.prepare(pool, &x, [m, k], std::iter::once(weight.operand()));
     let work = 2.0 * (m * n * k) as f64;
     let times = (2e9 / work).ceil().clamp(1.0, 100.0) as usize;
     let (median, _) = time(args.repeat.max(7), || {
         let start = Instant::now();
         for _ in 0..times {
-            matmul(pool, &inputs, &mut [Product { weight, bias: None, y: &mut y }]);
+            matmul(pool, &x, &mut [Product { weight, bias: None, y: &mut y }]);
         }
         Ok(start.elapsed().as_secs_f64() / times as f64)
     })?;

@@ -158,6 +158,14 @@ impl Matrix {
         self.operand
     }
 
+    /// What the gradient of the outputs is rounded to before it is multiplied with the weights: never bytes.
+    pub fn gradient_operand(&self) -> Operand {
+        match self.operand {
+            Operand::Bf16 => Operand::Bf16,
+            Operand::F32 | Operand::I8 => Operand::F32,
+        }
+    }
+
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         self.data.len()

@@ -298,8 +298,9 @@ impl Model {
             return;
         }
         self.norm(&s.x, &self.weights.norm, &mut s.normed);
-        s.inputs.prepare(&self.pool, &s.normed, [rows, self.config.dim], std::iter::once(head.operand()));
-        matmul(&self.pool, &s.inputs, &mut [Product { weight: head, bias: None, y: &mut s.logits }]);
+        let size = [rows, self.config.dim];
+        let x = s.inputs.prepare(&self.pool, &s.normed, size, std::iter::once(head.operand()));
+        matmul(&self.pool, &x, &mut [Product { weight: head, bias: None, y: &mut s.logits }]);
         if let Some(cap) = self.config.logit_softcap {
             mlp::soft_cap(&self.pool, cap, &mut s.logits);
         }
@@ -343,12 +344,8 @@ impl Model {
     ) {
         let width = outputs[0].0.weight.cols();
         let rows = x.len() / width;
-        inputs.prepare(
-            &self.pool,
-            x,
-            [rows, width],
-            outputs.iter().map(|(linear, _)| linear.weight.operand()),
-        );
+        let operands = outputs.iter().map(|(linear, _)| linear.weight.operand());
+        let x = inputs.prepare(&self.pool, x, [rows, width], operands);
         for (linear, y) in &mut outputs {
             y.resize(rows * linear.weight.rows(), 0.0);
         }
@@ -357,7 +354,7 @@ impl Model {
             bias: linear.bias.as_deref(),
             y: y.as_mut_slice(),
         });
-        matmul(&self.pool, inputs, &mut products);
+        matmul(&self.pool, &x, &mut products);
     }
 }
 

@@ -26,6 +26,16 @@ pub mod q8_0;
 
 use crate::simd::{Isa, LANES};
 
+/// Elements of the f32 panels of a matrix `[rows, cols]`: the last panel is filled up.
+pub fn len([rows, cols]: [usize; 2]) -> usize {
+    rows.next_multiple_of(LANES) * cols
+}
+
+/// Where element `[row, col]` of a matrix of `cols` columns is in its f32 panels `[rows/32][cols][32]`.
+pub fn index(cols: usize, row: usize, col: usize) -> usize {
+    (row / LANES * cols + col) * LANES + row % LANES
+}
+
 /// The source rows of a panel: up to 32, each the bytes of one row of the file. Missing rows count as zeros.
 pub type Rows<'a> = [&'a [u8]];
 

@@ -254,4 +254,42 @@ impl Isa for Avx2 {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, to: *mut f32) {
+        for i in (0..32).step_by(8) {
+            for j in (0..32).step_by(8) {
+                // SAFETY: a part of the square; the token proves that the CPU has the instructions.
+                unsafe { transpose_8(from.add(i * 32 + j), to.add(j * 32 + i)) }
+            }
+        }
+    }
+}
+
+/// Transposes 8 x 8 floats of squares of 32 x 32: neighbours are brought together in ones, twos and fours.
+///
+/// # Safety
+/// The CPU has AVX; 8 floats are there in each of 8 rows of 32.
+#[inline(always)]
+unsafe fn transpose_8(from: *const f32, to: *mut f32) {
+    // SAFETY: the caller has AVX, and the squares have these rows.
+    unsafe {
+        let rows: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(32 * i)));
+        // fours[4r + c]: columns c and c + 4 of rows 4r..4r + 4.
+        let mut fours = [_mm256_setzero_ps(); 8];
+        for i in [0, 4] {
+            let (a, b) =
+                (_mm256_unpacklo_ps(rows[i], rows[i + 1]), _mm256_unpacklo_ps(rows[i + 2], rows[i + 3]));
+            let (c, d) =
+                (_mm256_unpackhi_ps(rows[i], rows[i + 1]), _mm256_unpackhi_ps(rows[i + 2], rows[i + 3]));
+            fours[i] = _mm256_shuffle_ps::<0x44>(a, b);
+            fours[i + 1] = _mm256_shuffle_ps::<0xee>(a, b);
+            fours[i + 2] = _mm256_shuffle_ps::<0x44>(c, d);
+            fours[i + 3] = _mm256_shuffle_ps::<0xee>(c, d);
+        }
+        for c in 0..4 {
+            let (a, b) = (fours[c], fours[4 + c]);
+            _mm256_storeu_ps(to.add(32 * c), _mm256_permute2f128_ps::<0x20>(a, b));
+            _mm256_storeu_ps(to.add(32 * (c + 4)), _mm256_permute2f128_ps::<0x31>(a, b));
+        }
+    }
 }

@@ -280,4 +280,109 @@ impl Isa for Avx512 {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, x: Self::F) {
+        // SAFETY: the token proves that the CPU has the instructions; 64 bytes are writable, says the caller.
+        unsafe {
+            let halves = x.map(|x| std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)));
+            _mm256_storeu_si256(p.cast(), halves[0]);
+            _mm256_storeu_si256(p.add(16).cast(), halves[1]);
+        }
+    }
+    #[inline(always)]
+    fn pair_bf16(self, low: Self::F, high: Self::F) -> Self::B {
+        // SAFETY: the token proves that the CPU has the instructions.
+        let widen = |x: __m512| unsafe {
+            _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
+        };
+        // SAFETY: as above.
+        let one = |low, high| unsafe { _mm512_or_si512(widen(low), _mm512_slli_epi32::<16>(widen(high))) };
+        [one(low[0], high[0]), one(low[1], high[1])]
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, to: *mut f32) {
+        for (i, j) in [(0, 0), (0, 16), (16, 0), (16, 16)] {
+            // SAFETY: a quarter of the square; the token proves that the CPU has the instructions.
+            unsafe { transpose_16(from.add(i * 32 + j), to.add(j * 32 + i)) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_bf16(self, from: *const u16, to: *mut u16) {
+        // A square of 16 x 16 words of 64 bits, each a square of 2 x 2 numbers.
+        for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+            // SAFETY: a quarter of the square; the token proves that the CPU has the instructions.
+            unsafe {
+                transpose_8_words(from.add((i * 16 + j) * 4).cast(), to.add((j * 16 + i) * 4).cast());
+            }
+        }
+    }
+}
+
+/// Transposes 16 x 16 floats of squares of 32 x 32: neighbours are brought together in ones, twos, fours and eights.
+///
+/// # Safety
+/// The CPU has AVX-512; 16 floats are there in each of 16 rows of 32.
+#[inline(always)]
+unsafe fn transpose_16(from: *const f32, to: *mut f32) {
+    // SAFETY: the caller has AVX-512, and the squares have these rows.
+    unsafe {
+        let rows: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.add(32 * i)));
+        // Within each 128 bits: columns 0 1 and 2 3 of two rows, then one column of four rows.
+        let mut fours = [_mm512_setzero_ps(); 16];
+        for i in (0..16).step_by(4) {
+            let twos = |a, b| {
+                let (a, b) = (rows[i + a], rows[i + b]);
+                (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)))
+            };
+            let ((a, c), (b, d)) = (twos(0, 1), twos(2, 3));
+            fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
+            fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+        }
+        // fours[4r + c]: columns c, c + 4, c + 8, c + 12 of rows 4r..4r + 4. Now the 128 bits themselves.
+        for c in 0..4 {
+            let [a, b, c2, d] = [fours[c], fours[4 + c], fours[8 + c], fours[12 + c]];
+            let (low, high) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c2, d));
+            let (low_odd, high_odd) =
+                (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c2, d));
+            _mm512_storeu_ps(to.add(32 * c), _mm512_shuffle_f32x4::<0x88>(low, high));
+            _mm512_storeu_ps(to.add(32 * (c + 4)), _mm512_shuffle_f32x4::<0x88>(low_odd, high_odd));
+            _mm512_storeu_ps(to.add(32 * (c + 8)), _mm512_shuffle_f32x4::<0xdd>(low, high));
+            _mm512_storeu_ps(to.add(32 * (c + 12)), _mm512_shuffle_f32x4::<0xdd>(low_odd, high_odd));
+        }
+    }
+}
+
+/// Transposes 8 x 8 words of 64 bits of squares of 16 x 16, and each word as a square of 2 x 2 numbers.
+///
+/// # Safety
+/// The CPU has AVX-512 F and BW; 8 words are there in each of 8 rows of 16.
+#[inline(always)]
+unsafe fn transpose_8_words(from: *const u64, to: *mut u64) {
+    // SAFETY: the caller has AVX-512, and the squares have these rows.
+    unsafe {
+        // The middle two of each four numbers change places.
+        let inner = _mm512_set1_epi64(0x0f0e_0b0a_0d0c_0908_u64 as i64);
+        let order = _mm512_mask_set1_epi64(inner, 0x55, 0x0706_0302_0504_0100);
+        let rows: [__m512i; 8] =
+            std::array::from_fn(|i| _mm512_shuffle_epi8(_mm512_loadu_si512(from.add(16 * i).cast()), order));
+        let mut twos = [_mm512_setzero_si512(); 8];
+        for i in (0..8).step_by(2) {
+            twos[i] = _mm512_unpacklo_epi64(rows[i], rows[i + 1]);
+            twos[i + 1] = _mm512_unpackhi_epi64(rows[i], rows[i + 1]);
+        }
+        // twos[2r + c]: columns c, c + 2, c + 4, c + 6 of rows 2r and 2r + 1.
+        for c in 0..2 {
+            let [a, b, c2, d] = [twos[c], twos[2 + c], twos[4 + c], twos[6 + c]];
+            let (low, high) = (_mm512_shuffle_i64x2::<0x88>(a, b), _mm512_shuffle_i64x2::<0x88>(c2, d));
+            let (low_odd, high_odd) =
+                (_mm512_shuffle_i64x2::<0xdd>(a, b), _mm512_shuffle_i64x2::<0xdd>(c2, d));
+            let column = |j: usize, x| _mm512_storeu_si512(to.add(16 * j).cast(), x);
+            column(c, _mm512_shuffle_i64x2::<0x88>(low, high));
+            column(c + 2, _mm512_shuffle_i64x2::<0x88>(low_odd, high_odd));
+            column(c + 4, _mm512_shuffle_i64x2::<0xdd>(low, high));
+            column(c + 6, _mm512_shuffle_i64x2::<0xdd>(low_odd, high_odd));
+        }
+    }
 }

@@ -22,6 +22,7 @@ pub mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
 
+use half::bf16;
 use std::sync::OnceLock;
 
 /// Lanes of every vector type.
@@ -124,6 +125,55 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn dot_bf16(self, acc: Self::F, w: Self::B, x: u32) -> Self::F;
     /// Asks for the cache line at `p`; never faults.
     fn prefetch(self, p: *const u8);
+
+    /// 32 floats, rounded to bf16 (to nearest, ties to even). Where the hardware rounds, denormal numbers become 0.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, x: Self::F) {
+        let mut lanes = [0f32; LANES];
+        self.store_slice(&mut lanes, x);
+        // SAFETY: 32 numbers are writable, says the caller.
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(lanes.map(|x| bf16::from_f32(x).to_bits())) }
+    }
+
+    /// Pairs for [`Isa::dot_bf16`]: each lane `(low, high)`, rounded as [`Isa::store_bf16`] rounds.
+    #[inline(always)]
+    fn pair_bf16(self, low: Self::F, high: Self::F) -> Self::B {
+        let (mut halves, mut pairs) = ([[0u16; LANES]; 2], [0u32; LANES]);
+        // SAFETY: arrays of 32 numbers, and of 128 bytes.
+        unsafe {
+            self.store_bf16(halves[0].as_mut_ptr(), low);
+            self.store_bf16(halves[1].as_mut_ptr(), high);
+            for ((pair, low), high) in pairs.iter_mut().zip(halves[0]).zip(halves[1]) {
+                *pair = u32::from(low) | u32::from(high) << 16;
+            }
+            self.load_b(pairs.as_ptr().cast())
+        }
+    }
+
+    /// Transposes a square of 32 x 32 floats: `to[j][i] = from[i][j]`. The two do not overlap.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, to: *mut f32) {
+        for i in 0..LANES {
+            for j in 0..LANES {
+                // SAFETY: squares of 32 x 32, says the caller.
+                unsafe { *to.add(j * LANES + i) = *from.add(i * LANES + j) }
+            }
+        }
+    }
+
+    /// Transposes a square of 32 x 32 bf16 whose first dimension lies in pairs into one whose second does: from
+    /// `[i/2][j][i%2]` to `[j/2][i][j%2]`. The two do not overlap.
+    #[inline(always)]
+    unsafe fn transpose_bf16(self, from: *const u16, to: *mut u16) {
+        for i in 0..LANES {
+            for j in 0..LANES {
+                // SAFETY: squares of 32 x 32, says the caller.
+                unsafe {
+                    *to.add((j / 2 * LANES + i) * 2 + j % 2) = *from.add((i / 2 * LANES + j) * 2 + i % 2);
+                }
+            }
+        }
+    }
 
     /// Up to 32 floats; the lanes beyond the slice are `fill`.
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::rng::Rng;
-use half::f16;
+use half::{bf16, f16};
 use std::array::from_fn;
 
 type Lanes = [f32; LANES];
@@ -172,6 +172,80 @@ impl Kernel for Halves {
 #[test]
 fn half_precision() {
     check_all(Halves);
+}
+
+#[derive(Clone)]
+struct Brain {
+    x: Lanes,
+    y: Lanes,
+}
+
+impl Kernel for Brain {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let round = |x: f32| bf16::from_f32(x).to_bits();
+        let (mut out, mut pairs) = ([0u16; LANES], [0u32; LANES]);
+        let [x, y] = [&self.x, &self.y].map(|x| isa.load_slice(x, 0.0));
+        // SAFETY: there is room for 32 numbers of 2 bytes, and of 4.
+        unsafe {
+            isa.store_bf16(out.as_mut_ptr(), x);
+            isa.store_b(pairs.as_mut_ptr().cast(), isa.pair_bf16(x, y));
+        }
+        for i in 0..LANES {
+            let (low, high) = (round(self.x[i]), round(self.y[i]));
+            assert_eq!(out[i], low, "{}: {:e} rounded", I::NAME, self.x[i]);
+            assert_eq!(pairs[i], u32::from(low) | u32::from(high) << 16, "{}: pair {i}", I::NAME);
+        }
+    }
+}
+
+#[test]
+fn brain_floats() {
+    let mut rng = Rng::new(3, 0);
+    for _ in 0..50 {
+        check_all(Brain { x: from_fn(|_| rng.normal()), y: from_fn(|_| rng.normal() * 1e20) });
+    }
+    // Ties, and what is beyond the largest.
+    let ties = from_fn(|i| f32::from_bits((0x3f80_7fff + i as u32) ^ (i as u32 % 3) << 16));
+    let edges = [0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1.0];
+    check_all(Brain { x: ties, y: from_fn(|i| edges[i % 8]) });
+}
+
+#[derive(Clone)]
+struct Squares;
+
+impl Kernel for Squares {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let floats: Vec<f32> = (0..LANES * LANES).map(|i| i as f32).collect();
+        let mut out = vec![-1.0; LANES * LANES];
+        let halves: Vec<u16> = (0..(LANES * LANES) as u16).collect();
+        let mut out_halves = vec![u16::MAX; LANES * LANES];
+        // SAFETY: squares of 32 x 32.
+        unsafe {
+            isa.transpose(floats.as_ptr(), out.as_mut_ptr());
+            isa.transpose_bf16(halves.as_ptr(), out_halves.as_mut_ptr());
+        }
+        for i in 0..LANES {
+            for j in 0..LANES {
+                assert_eq!(out[j * LANES + i], floats[i * LANES + j], "{}: {i}, {j}", I::NAME);
+                let from = halves[(i / 2 * LANES + j) * 2 + i % 2];
+                assert_eq!(
+                    out_halves[(j / 2 * LANES + i) * 2 + j % 2],
+                    from,
+                    "{}: {i}, {j} in pairs",
+                    I::NAME
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn squares_are_transposed() {
+    check_all(Squares);
 }
 
 #[derive(Clone)]

@@ -2,17 +2,13 @@
 
 use crate::matrix::Operand;
 use crate::pool::{Pool, Shares};
-use crate::simd::{Isa, Kernel, dispatch};
-use half::bf16;
+use crate::simd::{Isa, Kernel, LANES, dispatch};
 
-/// Rows of x `[m, k]` in every form that the next products need; the memory is used again from call to call.
+/// Room for the rounded forms of x, used again from call to call.
 ///
 /// As bytes: each 32 neighbours share a scale `max |x| / 127`, and `q = round(x / scale)`.
 #[derive(Default)]
 pub struct Inputs {
-    m: usize,
-    k: usize,
-    f32: Vec<f32>,
     /// `[m][k rounded up to 2]`.
     bf16: Vec<u16>,
     /// `[m][k]`.
@@ -27,44 +23,32 @@ impl Inputs {
     /// Takes rows `[m, k]` and makes the forms that `operands` name.
     ///
     /// Panics if x has not `m * k` elements, or `k` is no multiple of 32 where bytes are asked for.
-    pub fn prepare(
-        &mut self,
+    pub fn prepare<'a>(
+        &'a mut self,
         pool: &Pool,
-        x: &[f32],
+        x: &'a [f32],
         [m, k]: [usize; 2],
         operands: impl Iterator<Item = Operand>,
-    ) {
+    ) -> Prepared<'a> {
         assert_eq!(x.len(), m * k, "size of x for {m} rows of {k}");
-        (self.m, self.k) = (m, k);
-        let (mut wants_f32, mut wants_bf16, mut wants_i8) = (false, false, false);
+        let (mut wants_bf16, mut wants_i8) = (false, false);
         for operand in operands {
             match operand {
-                Operand::F32 => wants_f32 = true,
+                Operand::F32 => {}
                 Operand::Bf16 => wants_bf16 = true,
                 Operand::I8 => wants_i8 = true,
             }
         }
         // Few rows are not worth waking a thread for.
         let grain = (1usize << 14).div_ceil(k.max(1));
-        if wants_f32 {
-            self.f32.clear();
-            self.f32.extend_from_slice(x);
-        }
         if wants_bf16 {
             let width = k.next_multiple_of(2);
             self.bf16.resize(m * width, 0);
             let out = Shares::new(&mut self.bf16);
             pool.run_ranges(m, grain, |rows| {
-                for row in rows {
-                    // SAFETY: a task writes its own rows.
-                    let out = unsafe { out.get(row * width..(row + 1) * width) };
-                    for (to, x) in out.iter_mut().zip(&x[row * k..(row + 1) * k]) {
-                        *to = bf16::from_f32(*x).to_bits();
-                    }
-                    if k < width {
-                        out[k] = 0;
-                    }
-                }
+                // SAFETY: a task writes its own rows.
+                let out = unsafe { out.get(rows.start * width..rows.end * width) };
+                dispatch(Round { x: &x[rows.start * k..rows.end * k], k, out });
             });
         }
         if wants_i8 {
@@ -87,8 +71,20 @@ impl Inputs {
                 dispatch(Quantise { x: &x[rows.start * k..rows.end * k], q, scale, sum });
             });
         }
+        Prepared { x, m, k, rounded: self }
     }
+}
 
+/// Rows of x `[m, k]`, in every form that the next products need.
+#[derive(Clone, Copy)]
+pub struct Prepared<'a> {
+    x: &'a [f32],
+    m: usize,
+    k: usize,
+    rounded: &'a Inputs,
+}
+
+impl<'a> Prepared<'a> {
     /// Rows (m).
     pub fn rows(&self) -> usize {
         self.m
@@ -99,23 +95,46 @@ impl Inputs {
         self.k
     }
 
-    pub(super) fn f32_row(&self, row: usize) -> &[f32] {
-        &self.f32[row * self.k..(row + 1) * self.k]
+    pub(super) fn f32_row(&self, row: usize) -> &'a [f32] {
+        &self.x[row * self.k..(row + 1) * self.k]
     }
 
-    pub(super) fn bf16_row(&self, row: usize) -> &[u16] {
+    pub(super) fn bf16_row(&self, row: usize) -> &'a [u16] {
         let width = self.k.next_multiple_of(2);
-        &self.bf16[row * width..(row + 1) * width]
+        &self.rounded.bf16[row * width..(row + 1) * width]
     }
 
     /// Bytes `[k]`, scales `[k/32]` and sums of 16 `[k/16]` of a row.
-    pub(super) fn i8_row(&self, row: usize) -> (&[i8], &[f32], &[i32]) {
+    pub(super) fn i8_row(&self, row: usize) -> (&'a [i8], &'a [f32], &'a [i32]) {
         let k = self.k;
         (
-            &self.q[row * k..(row + 1) * k],
-            &self.scale[row * k / 32..(row + 1) * k / 32],
-            &self.sum[row * k / 16..(row + 1) * k / 16],
+            &self.rounded.q[row * k..(row + 1) * k],
+            &self.rounded.scale[row * k / 32..(row + 1) * k / 32],
+            &self.rounded.sum[row * k / 16..(row + 1) * k / 16],
         )
+    }
+}
+
+/// Rows of k values to rows of bf16, filled up to an even number.
+struct Round<'a> {
+    x: &'a [f32],
+    k: usize,
+    out: &'a mut [u16],
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let width = self.k.next_multiple_of(2);
+        for (x, out) in self.x.chunks_exact(self.k.max(1)).zip(self.out.chunks_exact_mut(width.max(1))) {
+            for (x, out) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
+                let mut rounded = [0; LANES];
+                // SAFETY: there is room for 32 numbers.
+                unsafe { isa.store_bf16(rounded.as_mut_ptr(), isa.load_slice(x, 0.0)) };
+                out.copy_from_slice(&rounded[..out.len()]);
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products of bytes: quantised weights times inputs rounded to 8 bits.
 
-use super::{Inputs, Out, Panels, tile_rows};
+use super::{Out, Panels, Prepared, tile_rows};
 use crate::dtype::DType;
 use crate::matrix::with_int_layout;
 use crate::panels::expanded::{self, Expanded, Unpacked, block_bytes};
@@ -212,7 +212,7 @@ struct Row {
 #[allow(clippy::too_many_arguments)] // a kernel's
 unsafe fn tile<I: Isa, L: IntLayout, const MR: usize, const ASK: bool>(
     isa: I,
-    x: &Inputs,
+    x: &Prepared,
     row: usize,
     steps: Range<usize>,
     panel: *const u8,

@@ -15,11 +15,19 @@
 //! cache, and all rows of x go over it in tiles of [`Isa::ROWS`] x 32; sums wait in y between stretches, in f32, which
 //! is what the accumulators hold. Both run the same multiply-adds in the same order.
 
+//!
+//! **Backward** is two products more, of the same cost each, with other sums: [`input_gradient`] over n,
+//! [`weight_gradient`] over m.
+
 mod float;
+pub mod input_gradient;
 mod inputs;
 mod int8;
+pub mod weight_gradient;
 
-pub use inputs::Inputs;
+pub use input_gradient::{Term, input_gradient};
+pub use inputs::{Inputs, Prepared};
+pub use weight_gradient::{Columns, WeightGradient, weight_gradient};
 
 use crate::matrix::{Matrix, Operand};
 use crate::pool::{Pool, Shares};
@@ -38,7 +46,7 @@ pub struct Product<'a> {
 /// Multiplies the rows of `x` with each weight.
 ///
 /// `x` must have been prepared for the operand of every weight ([`Inputs::prepare`]). Panics when shapes differ.
-pub fn matmul(pool: &Pool, x: &Inputs, products: &mut [Product]) {
+pub fn matmul(pool: &Pool, x: &Prepared, products: &mut [Product]) {
     let m = x.rows();
     let mut jobs = Vec::with_capacity(products.len());
     let mut tasks = 0;
@@ -86,7 +94,7 @@ struct Job<'a> {
 
 /// Some panels of one product, over all rows of x.
 struct Panels<'a> {
-    x: &'a Inputs,
+    x: &'a Prepared<'a>,
     job: &'a Job<'a>,
     panels: std::ops::Range<usize>,
 }

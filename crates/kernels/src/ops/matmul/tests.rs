@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::matrix::Precision;
+use crate::ops::Write;
 use crate::quant;
 use crate::simd::IsaKind;
 use crate::{DType, rng::Rng};
@@ -34,9 +35,9 @@ fn pack(pool: &Pool, dtype: DType, shape: [usize; 2], precision: Precision, byte
 
 fn multiply(pool: &Pool, x: &[f32], m: usize, weight: &Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let mut inputs = Inputs::default();
-    inputs.prepare(pool, x, [m, weight.cols()], std::iter::once(weight.operand()));
+    let x = inputs.prepare(pool, x, [m, weight.cols()], std::iter::once(weight.operand()));
     let mut y = vec![f32::NAN; m * weight.rows()];
-    matmul(pool, &inputs, &mut [Product { weight, bias, y: &mut y }]);
+    matmul(pool, &x, &mut [Product { weight, bias, y: &mut y }]);
     y
 }
 
@@ -127,12 +128,12 @@ fn every_instruction_set_agrees() {
         for precision in [Precision::Native, Precision::F32] {
             let weight = pack(&pool, dtype, [n, k], precision, &bytes);
             let mut inputs = Inputs::default();
-            inputs.prepare(&pool, &x, [m, k], std::iter::once(weight.operand()));
+            let x = inputs.prepare(&pool, &x, [m, k], std::iter::once(weight.operand()));
             let run = |kind| {
                 let mut y = vec![0.0; m * n];
                 let job =
                     Job { weight: &weight, bias: None, y: Shares::new(&mut y), first_task: 0, grain: 1 };
-                crate::simd::dispatch_to(kind, Panels { x: &inputs, job: &job, panels: 0..weight.panels() });
+                crate::simd::dispatch_to(kind, Panels { x: &x, job: &job, panels: 0..weight.panels() });
                 y
             };
             let plain = run(IsaKind::Scalar);
@@ -179,5 +180,173 @@ fn zeros_and_nan_pass() {
     for bad in [f32::NAN, f32::INFINITY] {
         x[5] = bad;
         assert!(multiply(&pool, &x, 1, &weight, None).iter().all(|&y| !y.is_finite()), "{bad} vanished");
+    }
+}
+
+/// By differences, in f64: both gradients are the derivatives of the forward.
+#[test]
+fn reference_gradients_are_the_derivatives() {
+    let mut rng = Rng::new(5, 0);
+    let (m, n, k) = (3, 4, 5);
+    let [x, w, dy] = [m * k, n * k, m * n].map(|len| (0..len).map(|_| rng.normal()).collect::<Vec<f32>>());
+    let loss = |x: &[f32], w: &[f32]| -> f64 {
+        reference(x, w, None, [m, n, k]).iter().zip(&dy).map(|(y, dy)| y * f64::from(*dy)).sum()
+    };
+    // The loss is linear in each, so that the difference is exact but for rounding.
+    let slope = |at: &[f32], i: usize, loss: &dyn Fn(&[f32]) -> f64| {
+        let mut moved = at.to_vec();
+        moved[i] = at[i] + 0.5;
+        let above = loss(&moved);
+        moved[i] = at[i] - 0.5;
+        above - loss(&moved)
+    };
+    for (i, want) in input_gradient::reference(&dy, &w, [m, n, k]).iter().enumerate() {
+        let found = slope(&x, i, &|x| loss(x, &w));
+        assert!((found - want).abs() < 1e-6, "dx {i}: {want} by formula, {found} by difference");
+    }
+    for (i, want) in weight_gradient::reference(&dy, &x, [m, n, k]).iter().enumerate() {
+        let found = slope(&w, i, &|w| loss(&x, w));
+        assert!((found - want).abs() < 1e-6, "dw {i}: {want} by formula, {found} by difference");
+    }
+}
+
+/// Fails where a gradient is off by more than `bound` of the sizes that its terms have together.
+#[track_caller]
+fn assert_close(what: &str, found: &[f32], want: &[f64], sizes: &[f64], bound: f64) {
+    for (i, ((found, want), size)) in found.iter().zip(want).zip(sizes).enumerate() {
+        let error = (f64::from(*found) - want).abs();
+        assert!(error <= bound * size.max(1e-30), "{what}, element {i}: {found}, expected {want}");
+    }
+}
+
+fn magnitudes(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| x.abs()).collect()
+}
+
+#[test]
+fn input_gradient_matches_the_reference() {
+    let mut rng = Rng::new(6, 0);
+    let pool = Pool::new(2);
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_K] {
+        for (i, (m, n)) in
+            [(1, 1), (2, 33), (3, 32), (5, 127), (12, 128), (13, 129), (29, 300)].into_iter().enumerate()
+        {
+            let k = dtype.block_len() * [1, 2, 31, 32, 33, 65, 40][i % 7].min(512 / dtype.block_len());
+            let size = [m, n, k];
+            // Two weights whose outputs both came from x.
+            let of: Vec<_> = (0..2).map(|_| weights(&mut rng, dtype, n, k)).collect();
+            let dy: Vec<Vec<f32>> = (0..2).map(|_| (0..m * n).map(|_| rng.normal()).collect()).collect();
+            let before: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+            for precision in [Precision::Native, Precision::F32] {
+                let matrices: Vec<_> =
+                    of.iter().map(|(bytes, _)| pack(&pool, dtype, [n, k], precision, bytes)).collect();
+                let operand = matrices[0].gradient_operand();
+                let mut inputs = [Inputs::default(), Inputs::default()];
+                let terms: Vec<_> = (inputs.iter_mut().zip(&dy).zip(&matrices))
+                    .map(|((inputs, dy), weight)| Term {
+                        dy: inputs.prepare(&pool, dy, [m, n], std::iter::once(operand)),
+                        weight,
+                    })
+                    .collect();
+                let mut want = vec![0.0; m * k];
+                let mut sizes = vec![0.0; m * k];
+                for (dy, (_, values)) in dy.iter().zip(&of) {
+                    let parts = input_gradient::reference(&rounded(dy, operand), values, size);
+                    want.iter_mut().zip(parts).for_each(|(a, b)| *a += b);
+                    let parts = input_gradient::reference(&magnitudes(dy), &magnitudes(values), size);
+                    sizes.iter_mut().zip(parts).for_each(|(a, b)| *a += b);
+                }
+                let what = format!("{dtype} {precision:?} {size:?}");
+                let mut dx = vec![f32::NAN; m * k];
+                input_gradient(&pool, &terms, &mut dx, Write::Set);
+                assert_close(&what, &dx, &want, &sizes, 3e-6);
+                let mut single = vec![f32::NAN; m * k];
+                input_gradient(&Pool::new(1), &terms, &mut single, Write::Set);
+                assert!(single.iter().zip(&dx).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}: threads");
+                let mut added = before.clone();
+                input_gradient(&pool, &terms, &mut added, Write::Add);
+                for (want, before) in want.iter_mut().zip(&before) {
+                    *want += f64::from(*before);
+                }
+                sizes.iter_mut().for_each(|size| *size += 5.0);
+                assert_close(&what, &added, &want, &sizes, 3e-6);
+            }
+        }
+    }
+}
+
+/// A row of dx has the same bits whatever rows are beside it.
+#[test]
+fn input_gradient_does_not_depend_on_rows() {
+    let mut rng = Rng::new(7, 0);
+    let pool = Pool::new(2);
+    for dtype in [DType::F32, DType::BF16] {
+        let (m, n, k) = (29, 200, 70);
+        let (bytes, _) = weights(&mut rng, dtype, n, k);
+        let weight = pack(&pool, dtype, [n, k], Precision::Native, &bytes);
+        let dy: Vec<f32> = (0..m * n).map(|_| rng.normal()).collect();
+        let run = |rows: std::ops::Range<usize>| {
+            let mut inputs = Inputs::default();
+            let part = &dy[rows.start * n..rows.end * n];
+            let dy = inputs.prepare(&pool, part, [rows.len(), n], std::iter::once(weight.gradient_operand()));
+            let mut dx = vec![0.0; rows.len() * k];
+            input_gradient(&pool, &[Term { dy, weight: &weight }], &mut dx, Write::Set);
+            dx
+        };
+        let all = run(0..m);
+        for rows in [0..1, 3..5, 7..20, 28..29] {
+            assert_eq!(run(rows.clone()), all[rows.start * k..rows.end * k], "{dtype}: rows {rows:?}");
+        }
+    }
+}
+
+#[test]
+fn weight_gradient_matches_the_reference() {
+    let mut rng = Rng::new(8, 0);
+    for (m, n, k) in
+        [(1, 1, 1), (2, 33, 12), (3, 32, 13), (5, 65, 11), (127, 40, 24), (129, 31, 25), (300, 70, 40)]
+    {
+        let [x, dy] = [m * k, m * n].map(|len| (0..len).map(|_| rng.normal()).collect::<Vec<f32>>());
+        let before: Vec<f32> = (0..crate::panels::len([n, k])).map(|_| rng.normal()).collect();
+        for operand in [Operand::F32, Operand::Bf16] {
+            let run = |threads, write| {
+                let (mut dw, mut db) = (before.clone(), vec![1.0; n]);
+                // Twice the same, as two weights that share x.
+                let mut second = dw.clone();
+                let mut gradients = [
+                    WeightGradient { dy: &dy, dw: &mut dw, db: Some(&mut db) },
+                    WeightGradient { dy: &dy, dw: &mut second, db: None },
+                ];
+                let pool = Pool::new(threads);
+                weight_gradient(&pool, &mut Columns::default(), &x, [m, k], operand, &mut gradients, write);
+                assert_eq!(dw, second);
+                (dw, db)
+            };
+            let mut want =
+                weight_gradient::reference(&rounded(&dy, operand), &rounded(&x, operand), [m, n, k]);
+            let mut sizes = weight_gradient::reference(&magnitudes(&dy), &magnitudes(&x), [m, n, k]);
+            let rows = |panels: &[f32]| -> Vec<f32> {
+                (0..n * k).map(|i| panels[crate::panels::index(k, i / k, i % k)]).collect()
+            };
+            let what = format!("{operand:?} m={m} n={n} k={k}");
+            let (dw, db) = run(2, Write::Set);
+            assert_eq!(run(1, Write::Set), (dw.clone(), db.clone()), "{what}: threads");
+            assert_close(&what, &rows(&dw), &want, &sizes, 3e-6);
+            for (j, db) in db.iter().enumerate() {
+                let want: f64 = (0..m).map(|i| f64::from(dy[i * n + j])).sum();
+                assert!(
+                    (f64::from(*db) - want).abs() < 1e-6 * m as f64,
+                    "{what}: db {j}: {db}, expected {want}"
+                );
+            }
+            for (i, pad) in dw.iter().enumerate().filter(|(i, _)| i / (k * 32) * 32 + i % 32 >= n) {
+                assert_eq!(*pad, 0.0, "{what}: padding {i}");
+            }
+            let (added, added_bias) = run(2, Write::Add);
+            want.iter_mut().zip(rows(&before)).for_each(|(want, before)| *want += f64::from(before));
+            sizes.iter_mut().for_each(|size| *size += 5.0);
+            assert_close(&what, &rows(&added), &want, &sizes, 3e-6);
+            assert!(added_bias.iter().zip(&db).all(|(a, b)| (a - b - 1.0).abs() < 1e-5), "{what}: db");
+        }
     }
 }
