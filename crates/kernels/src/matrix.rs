@@ -9,7 +9,7 @@ use crate::panels::q4_k::Q4K;
 use crate::panels::q5_k::Q5K;
 use crate::panels::q6_k::Q6K;
 use crate::panels::q8_0::Q8_0;
-use crate::panels::{FloatLayout, IntLayout, Layout, Pack, Rows};
+use crate::panels::{self, FloatLayout, IntLayout, Layout, Pack, Rows};
 use crate::pool::{Pool, Shares};
 use crate::quant;
 use crate::simd::{Isa, Kernel, LANES, dispatch};
@@ -138,6 +138,52 @@ impl Matrix {
         Matrix::pack(pool, DType::F32, shape, Precision::Native, |r| &bytes[r * row..(r + 1) * row])
     }
 
+    /// A matrix of zeros, in f32, f16 or bf16. Panics for other types.
+    pub fn zeroed(dtype: DType, [rows, cols]: [usize; 2]) -> Matrix {
+        let (panel_bytes, operand) = match dtype {
+            DType::F32 => (cols * F32::BYTES, Operand::F32),
+            DType::F16 => (cols * F16::BYTES, Operand::F32),
+            DType::BF16 => (cols.div_ceil(Bf16::SPAN) * Bf16::BYTES, Operand::Bf16),
+            other => panic!("{other} is no floating-point type of weights"),
+        };
+        let data = Buffer::zeroed(rows.div_ceil(LANES) * panel_bytes);
+        Matrix { dtype, rows, cols, operand, panel_bytes, data }
+    }
+
+    /// The values of an f32 matrix, in panels `[n/32][k][32]`; `None` for other types. Lanes beyond n are zeros, and
+    /// are to stay zeros.
+    pub fn values_mut(&mut self) -> Option<&mut [f32]> {
+        if self.dtype != DType::F32 {
+            return None;
+        }
+        // SAFETY: whole panels of f32, and a buffer is aligned for any number.
+        let (before, values, after) = unsafe { self.data.align_to_mut::<f32>() };
+        assert!(before.is_empty() && after.is_empty(), "a buffer is aligned");
+        Some(values)
+    }
+
+    /// Decodes all values into f32 panels `[n/32][k][32]`: `out` has [`panels::len`] elements.
+    pub fn decode(&self, pool: &Pool, out: &mut [f32]) {
+        assert_eq!(out.len(), panels::len([self.rows, self.cols]), "room for the panels");
+        pool.for_each_row(out, (self.cols * LANES).max(1), 1, |i, out| {
+            let (dtype, panel) = (self.dtype, self.panel(i));
+            dispatch(DecodePanel { dtype, panel, start: 0, len: self.cols, out });
+        });
+    }
+
+    /// Takes the values of f32 panels `[n/32][k][32]`, rounded to the type of this matrix.
+    ///
+    /// Panics when sizes differ, or the type is not f32, f16 or bf16.
+    pub fn set(&mut self, pool: &Pool, values: &[f32]) {
+        assert_eq!(values.len(), panels::len([self.rows, self.cols]), "values of the panels");
+        let (dtype, panel_len) = (self.dtype, self.cols * LANES);
+        let panel_bytes = self.panel_bytes.max(1);
+        pool.for_each_row(&mut self.data, panel_bytes, 1, |i, panel| {
+            let values = &values[i * panel_len..(i + 1) * panel_len];
+            dispatch(RoundPanel { dtype, values, panel });
+        });
+    }
+
     /// The type of the weights.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -260,6 +306,47 @@ fn decode_ints<I: Isa, L: IntLayout>(isa: I, panel: &[u8], first: usize, out: &m
         let block = &panel[step / per_block * L::BYTES..][..L::BYTES];
         // SAFETY: `block` is one whole block, and `out` has room for a step.
         unsafe { expanded::decode::<I, L>(isa, block.as_ptr(), step % per_block, out.as_mut_ptr()) }
+    }
+}
+
+/// Rounds a panel `[k][32]` f32 to a type of floating-point weights.
+struct RoundPanel<'a> {
+    dtype: DType,
+    values: &'a [f32],
+    panel: &'a mut [u8],
+}
+
+impl Kernel for RoundPanel<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let rows = || self.values.chunks_exact(LANES).map(|row| isa.load_slice(row, 0.0));
+        match self.dtype {
+            DType::F32 => {
+                for (row, out) in rows().zip(self.panel.chunks_exact_mut(F32::BYTES)) {
+                    // SAFETY: a block has room for 32 floats.
+                    unsafe { isa.store(out.as_mut_ptr().cast(), row) }
+                }
+            }
+            DType::F16 => {
+                for (row, out) in rows().zip(self.panel.chunks_exact_mut(F16::BYTES)) {
+                    // SAFETY: a block has room for 32 halves.
+                    unsafe { isa.store_f16(out.as_mut_ptr().cast(), row) }
+                }
+            }
+            DType::BF16 => {
+                for (pair, out) in self.values.chunks(2 * LANES).zip(self.panel.chunks_exact_mut(Bf16::BYTES))
+                {
+                    let (low, high) = pair.split_at(LANES);
+                    let high = if high.is_empty() { isa.zero() } else { isa.load_slice(high, 0.0) };
+                    // SAFETY: a block has room for 32 pairs.
+                    unsafe {
+                        isa.store_b(out.as_mut_ptr(), isa.pair_bf16(isa.load_slice(low, 0.0), high));
+                    }
+                }
+            }
+            other => panic!("{other} is no floating-point type of weights"),
+        }
     }
 }
 

@@ -350,3 +350,39 @@ fn weight_gradient_matches_the_reference() {
         }
     }
 }
+
+#[test]
+fn panels_come_back_as_they_were_set() {
+    let pool = Pool::new(2);
+    let mut rng = Rng::new(9, 0);
+    for (n, k) in [(1, 1), (31, 5), (33, 8), (70, 33)] {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let (bytes, values) = weights(&mut rng, dtype, n, k);
+            let packed = pack(&pool, dtype, [n, k], Precision::Native, &bytes);
+            let mut panels = vec![f32::NAN; crate::panels::len([n, k])];
+            packed.decode(&pool, &mut panels);
+            for (i, value) in values.iter().enumerate() {
+                let at = crate::panels::index(k, i / k, i % k);
+                assert_eq!(panels[at].to_bits(), value.to_bits(), "{dtype} [{n}, {k}] element {i}");
+            }
+            // Values between those of the type are rounded; those of the type are kept.
+            for value in &mut panels {
+                *value += *value * 1e-4;
+            }
+            let mut set = Matrix::zeroed(dtype, [n, k]);
+            set.set(&pool, &panels);
+            let mut back = vec![f32::NAN; panels.len()];
+            set.decode(&pool, &mut back);
+            for (back, value) in back.iter().zip(&panels) {
+                let rounded = match dtype {
+                    DType::F16 => half::f16::from_f32(*value).to_f32(),
+                    DType::BF16 => half::bf16::from_f32(*value).to_f32(),
+                    _ => *value,
+                };
+                assert_eq!(*back, rounded, "{dtype} [{n}, {k}]");
+            }
+            assert_eq!(multiply(&pool, &vec![1.0; k], 1, &set, None).len(), n);
+            assert_eq!(set.values_mut().is_some(), dtype == DType::F32);
+        }
+    }
+}
