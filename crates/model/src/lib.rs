@@ -4,23 +4,29 @@
 //! - [`config`]: every switch of the decoder, as data
 //! - [`arch`]: from a file's metadata to a config, one file an architecture; [`names`]: where each tensor is in a file
 //! - [`weights`]: the parameters in memory; [`kv_cache`]: what a sequence leaves behind; [`rope`]: rotary frequencies
-//! - [`decoder`]: the forward pass
+//! - `block`: one block, forward and backward; [`decoder`]: the forward pass of all; [`training`]: forward, loss and
+//!   backward; [`gradients`]: what comes of it
 //! - [`load`]: from a path to a model and its tokenizer
 
 #![forbid(unsafe_code)]
 
 pub mod arch;
+mod block;
 pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod generate;
+pub mod gradients;
 pub mod kv_cache;
 pub mod load;
 pub mod names;
 pub mod rope;
+pub mod training;
 pub mod weights;
 
 pub use config::DecoderConfig;
 pub use decoder::{Chunk, Model, Rows, Scratch};
 pub use error::{Error, Result};
+pub use gradients::Gradients;
 pub use kv_cache::{KvCache, MAX_CHUNK};
+pub use training::{Batch, Recompute, Training};

@@ -91,6 +91,19 @@ impl Part {
         Part::MlpPostNorm,
     ];
 
+    /// Whether it is a matrix that rows are multiplied with, and not a norm.
+    pub fn is_projection(self) -> bool {
+        match self {
+            Part::Q | Part::K | Part::V | Part::O | Part::Gate | Part::Up | Part::Down => true,
+            Part::AttnNorm
+            | Part::QNorm
+            | Part::KNorm
+            | Part::AttnPostNorm
+            | Part::MlpNorm
+            | Part::MlpPostNorm => false,
+        }
+    }
+
     /// The part's canonical name.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,0 +1,148 @@
+//! The first half of a block: `x ← x + o(attention(q, k, v))`, where q, k and v are projections of norm(x).
+
+use super::{Activations, Block, Mode, Workspace};
+use crate::decoder::Span;
+use crate::gradients::Gradients;
+use crate::names::{Part, TensorId};
+use wootz_kernels::ops::attention::{self, Attention, LayerCache, Saved, Segment};
+use wootz_kernels::ops::{Write, residual, rope};
+
+impl Block<'_> {
+    fn attention_op(&self) -> Attention {
+        let config = self.network.config;
+        Attention {
+            heads: config.n_heads,
+            scale: config.attention_scale,
+            window: config.layers[self.index].window,
+        }
+    }
+
+    /// The stream `x` `[rows, C]` takes up what attention gives. `caches` and `spans` tell the sequences apart: each
+    /// sequence's keys and values are appended to its cache.
+    pub fn attention(
+        &self,
+        x: &mut [f32],
+        caches: &mut [&mut LayerCache],
+        spans: &[Span],
+        a: &mut Activations,
+        w: &mut Workspace,
+    ) {
+        let (net, layer) = (self.network, self.layer);
+        let (pool, config) = (net.pool, net.config);
+        self.keep(x, &mut a.x);
+        net.norm(x, &layer.attn_norm, &mut w.normed);
+
+        let [q, k, v] = &layer.qkv;
+        match &layer.qk_norm {
+            None => net.linear(&mut w.products, &w.normed, [(q, &mut a.q), (k, &mut a.k), (v, &mut a.v)]),
+            Some([q_norm, k_norm]) => {
+                let [raw_q, raw_k] = &mut a.raw;
+                net.linear(&mut w.products, &w.normed, [(q, raw_q), (k, raw_k), (v, &mut a.v)]);
+                let [raw_q, raw_k] = &a.raw;
+                for (raw, norm, out) in [(raw_q, q_norm, &mut a.q), (raw_k, k_norm, &mut a.k)] {
+                    out.resize(raw.len(), 0.0);
+                    net.rms_norm().forward(pool, raw, &norm.weight, out);
+                }
+            }
+        }
+        if let Some(angles) = self.angles {
+            rope::forward(pool, angles, &mut a.q, config.n_heads);
+            rope::forward(pool, angles, &mut a.k, config.n_kv_heads);
+        }
+
+        let width = config.kv_dim();
+        for (cache, span) in caches.iter_mut().zip(spans) {
+            let range = span.rows.start * width..span.rows.end * width;
+            cache.append(pool, span.first, &a.k[range.clone()], &a.v[range]);
+        }
+        let segments: Vec<Segment> = caches
+            .iter()
+            .zip(spans)
+            .map(|(cache, span)| Segment { rows: span.rows.clone(), first: span.first, cache })
+            .collect();
+        a.attended.resize(a.q.len(), 0.0);
+        let lse = match net.mode {
+            Mode::Inference => None,
+            Mode::Training => {
+                a.lse.resize(x.len() / config.dim * config.n_heads, 0.0);
+                Some(a.lse.as_mut_slice())
+            }
+        };
+        self.attention_op().forward(pool, &mut w.attention, &a.q, &segments, &mut a.attended, lse);
+
+        match &layer.attn_post_norm {
+            None => {
+                net.linear(&mut w.products, &a.attended, [(&layer.o, &mut w.out)]);
+                residual::add(pool, x, &w.out);
+            }
+            Some(norm) => {
+                net.linear(&mut w.products, &a.attended, [(&layer.o, &mut a.o)]);
+                net.norm(&a.o, norm, &mut w.out);
+                residual::add(pool, x, &w.out);
+            }
+        }
+    }
+
+    /// `dx` `[rows, C]` is the gradient of the stream after this half, and becomes the one before it. `lengths` are the
+    /// sequences' tokens.
+    pub fn attention_backward(
+        &self,
+        dx: &mut [f32],
+        lengths: &[usize],
+        a: &Activations,
+        w: &mut Workspace,
+        gradients: &mut Gradients,
+    ) {
+        let (net, layer) = (self.network, self.layer);
+        let (pool, config) = (net.pool, net.config);
+        let (d, products) = (&mut w.d, &mut w.products);
+        let d_out = match &layer.attn_post_norm {
+            None => &*dx,
+            Some(norm) => {
+                let norm = (self.place(Part::AttnPostNorm), norm);
+                d.out.resize(dx.len(), 0.0);
+                net.norm_backward(&a.o, norm, dx, (&mut d.out, Write::Set), gradients, &mut d.sums);
+                &d.out
+            }
+        };
+        let o = (self.place(Part::O), &layer.o, d_out);
+        net.linear_backward(products, &a.attended, [o], gradients, &mut d.attended);
+
+        for (d, like) in [(&mut d.q, &a.q), (&mut d.k, &a.k), (&mut d.v, &a.v)] {
+            d.resize(like.len(), 0.0);
+        }
+        let op = self.attention_op();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let scratch = op.backward_scratch(pool.threads(), config.n_kv_heads, config.head_dim, longest);
+        if d.attention.len() < scratch {
+            d.attention.resize(scratch, 0.0);
+        }
+        let saved = Saved { lengths, q: &a.q, k: &a.k, v: &a.v, y: &a.attended, lse: &a.lse };
+        let out = attention::Gradients { dq: &mut d.q, dk: &mut d.k, dv: &mut d.v };
+        op.backward(pool, &mut d.attention, &saved, &d.attended, out);
+
+        if let Some(angles) = self.angles {
+            rope::backward(pool, angles, &mut d.q, config.n_heads);
+            rope::backward(pool, angles, &mut d.k, config.n_kv_heads);
+        }
+        if let Some([q_norm, k_norm]) = &layer.qk_norm {
+            let [raw_q, raw_k] = &a.raw;
+            let norm = net.rms_norm();
+            let dw = gradients.get_mut(TensorId::weight(self.place(Part::QNorm)));
+            norm.backward_in_place(pool, raw_q, &q_norm.weight, &mut d.q, dw, &mut d.sums);
+            let dw = gradients.get_mut(TensorId::weight(self.place(Part::KNorm)));
+            norm.backward_in_place(pool, raw_k, &k_norm.weight, &mut d.k, dw, &mut d.sums);
+        }
+
+        net.norm(&a.x, &layer.attn_norm, &mut w.normed);
+        let [q, k, v] = &layer.qkv;
+        let outputs = [
+            (self.place(Part::Q), q, d.q.as_slice()),
+            (self.place(Part::K), k, d.k.as_slice()),
+            (self.place(Part::V), v, d.v.as_slice()),
+        ];
+        net.linear_backward(products, &w.normed, outputs, gradients, &mut d.normed);
+        let norm = (self.place(Part::AttnNorm), &layer.attn_norm);
+        net.norm_backward(&a.x, norm, &d.normed, (dx, Write::Add), gradients, &mut d.sums);
+    }
+}

@@ -1,0 +1,120 @@
+//! The gradients of a decoder's parameters.
+
+use crate::config::{DecoderConfig, Head};
+use crate::names::{Kind, Place, TensorId, canonical};
+use std::collections::HashMap;
+use wootz_kernels::ops::Write;
+use wootz_kernels::{Buffer, panels};
+
+/// A gradient for each parameter that is trained: a matrix `[n, k]` in f32 panels `[n/32][k][32]`, as the weights lie
+/// (see [`wootz_kernels::panels`]); everything else as it is. A bias is trained if its weight is.
+pub struct Gradients {
+    /// In the order of [`canonical`].
+    order: Vec<TensorId>,
+    weights: HashMap<Place, Buffer<f32>>,
+    biases: HashMap<Place, Buffer<f32>>,
+    /// Those that no product overwrites, so that a new sum begins with zeros.
+    added: Vec<TensorId>,
+    write: Write,
+}
+
+impl Gradients {
+    /// Zeros for the parameters at the places that `trained` says yes to.
+    pub fn new(config: &DecoderConfig, trained: impl Fn(Place) -> bool) -> Gradients {
+        let mut gradients = Gradients {
+            order: Vec::new(),
+            weights: HashMap::new(),
+            biases: HashMap::new(),
+            added: Vec::new(),
+            write: Write::Set,
+        };
+        for (id, shape) in canonical(config).into_iter().filter(|(id, _)| trained(id.place)) {
+            gradients.order.push(id);
+            gradients.of_kind(id.kind).insert(id.place, Buffer::zeroed(panel_len(&shape)));
+            let is_product = match id.place {
+                Place::Embed => config.head == Head::Tied,
+                Place::PosEmbed | Place::FinalNorm => false,
+                Place::Head => true,
+                Place::Layer(_, part) => part.is_projection(),
+            };
+            if !is_product {
+                gradients.added.push(id);
+            }
+        }
+        gradients
+    }
+
+    /// Bytes that [`Gradients::new`] takes for all parameters.
+    pub fn bytes(config: &DecoderConfig) -> usize {
+        canonical(config).iter().map(|(_, shape)| 4 * panel_len(shape)).sum()
+    }
+
+    /// Begins a backward pass, whose gradients replace those that are there, or are added to them.
+    pub fn begin(&mut self, write: Write) {
+        self.write = write;
+        if write == Write::Set {
+            for id in std::mem::take(&mut self.added) {
+                if let Some(tensor) = self.get_mut(id) {
+                    tensor.fill(0.0);
+                }
+                self.added.push(id);
+            }
+        }
+    }
+
+    /// Whether products replace or add.
+    pub(crate) fn write(&self) -> Write {
+        self.write
+    }
+
+    /// One gradient; `None` if the parameter is not trained.
+    pub fn get(&self, id: TensorId) -> Option<&[f32]> {
+        let tensors = match id.kind {
+            Kind::Weight => &self.weights,
+            Kind::Bias => &self.biases,
+        };
+        tensors.get(&id.place).map(|tensor| &tensor[..])
+    }
+
+    /// One gradient; `None` if the parameter is not trained.
+    pub fn get_mut(&mut self, id: TensorId) -> Option<&mut [f32]> {
+        self.of_kind(id.kind).get_mut(&id.place).map(|tensor| &mut tensor[..])
+    }
+
+    /// The gradients of weight and bias at each of several different places. Panics when two are the same.
+    pub(crate) fn at<const N: usize>(&mut self, places: [Place; N]) -> [Pair<'_>; N] {
+        let keys = places.each_ref();
+        let mut weights = self.weights.get_disjoint_mut(keys).into_iter();
+        let mut biases = self.biases.get_disjoint_mut(keys).into_iter();
+        std::array::from_fn(|_| Pair {
+            weight: weights.next().flatten().map(|tensor| &mut tensor[..]),
+            bias: biases.next().flatten().map(|tensor| &mut tensor[..]),
+        })
+    }
+
+    /// All gradients, in the order of [`canonical`].
+    pub fn iter(&self) -> impl Iterator<Item = (TensorId, &[f32])> {
+        self.order.iter().filter_map(|&id| Some((id, self.get(id)?)))
+    }
+
+    fn of_kind(&mut self, kind: Kind) -> &mut HashMap<Place, Buffer<f32>> {
+        match kind {
+            Kind::Weight => &mut self.weights,
+            Kind::Bias => &mut self.biases,
+        }
+    }
+}
+
+/// The gradients at one place, as far as there are any.
+pub(crate) struct Pair<'a> {
+    pub weight: Option<&'a mut [f32]>,
+    pub bias: Option<&'a mut [f32]>,
+}
+
+/// Elements of a tensor of this canonical shape, a matrix in panels.
+fn panel_len(shape: &[usize]) -> usize {
+    match shape {
+        &[rows, cols] => panels::len([rows, cols]),
+        other => other.iter().product(),
+    }
+}

@@ -1,0 +1,405 @@
+//! Forward and backward of the whole decoder over a batch: its loss, and the gradient of every parameter.
+//!
+//! ```text
+//!   tokens ── embedding ── blocks 0 .. L ── norm ── head ── cross-entropy ── loss
+//!                 ▲            ▲             ▲       ▲            │
+//!            d_embed     d_weights, dx  ◀── dx ◀── d_logits ◀─────┘
+//! ```
+//!
+//! Logits exist for some rows at a time: their loss and gradient are taken, and the next rows use the same memory.
+//! Attention's scores exist for some keys at a time. So memory grows with the number of tokens, and not with its square
+//! or its product with the vocabulary.
+//!
+//! Nothing is allocated once a batch of the largest size has been seen.
+
+use crate::block::{Activations, Mode, Workspace};
+use crate::config::{DecoderConfig, Head, Positions};
+use crate::decoder::{Model, Span};
+use crate::error::{Result, fail};
+use crate::gradients::Gradients;
+use crate::names::Place;
+use wootz_kernels::ops::attention::{CacheType, LayerCache};
+use wootz_kernels::ops::cross_entropy::CrossEntropy;
+use wootz_kernels::ops::matmul::{Product, Term, WeightGradient, input_gradient, matmul, weight_gradient};
+use wootz_kernels::ops::{Write, embedding, mlp};
+
+/// Some sequences, one behind the other, with what is to follow each token.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// `[rows]`: token ids.
+    pub tokens: &'a [u32],
+    /// `[rows]`: the token that should be predicted; a negative number where no prediction counts.
+    pub targets: &'a [i32],
+    /// `[sequences]`: tokens of each; `rows` in sum.
+    pub lengths: &'a [usize],
+}
+
+/// How much of the forward pass is computed again in backward rather than kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// Nothing but norms and activations: everything else that backward needs is kept.
+    #[default]
+    None,
+    /// Every block: only its input is kept. Costs a second forward.
+    Block,
+    /// As `Block`, but only about √L of the L inputs are kept; the others come again with a third forward.
+    All,
+}
+
+/// What a forward pass leaves behind for backward.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    Inputs,
+    Activations,
+}
+
+/// What a row's loss counts, given the row and its loss.
+pub type Weight<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
+
+/// Rows whose logits are in memory at a time, at the most.
+const HEAD_ROWS: usize = 256;
+/// Bytes of logits in memory at a time, unless that is less than 32 rows.
+const HEAD_BYTES: usize = 128 << 20;
+
+/// The buffers of training.
+pub struct Training {
+    recompute: Recompute,
+    cache: CacheType,
+    /// The stream, and in backward its gradient.
+    x: Vec<f32>,
+    d_x: Vec<f32>,
+    /// The input of the first block of every stretch, where activations are computed again, and those of the other
+    /// blocks of one stretch.
+    inputs: Vec<Vec<f32>>,
+    of_stretch: Vec<Vec<f32>>,
+    blocks: Vec<Activations>,
+    workspace: Workspace,
+    /// Keys and values of each sequence in the form that attention reads; one block after the other uses them.
+    caches: Vec<LayerCache>,
+    normed: Vec<f32>,
+    d_normed: Vec<f32>,
+    logits: Vec<f32>,
+    losses: Vec<f32>,
+    positions: Vec<u32>,
+    spans: Vec<Span>,
+    angles: Vec<wootz_kernels::ops::rope::Angles>,
+}
+
+impl Training {
+    /// Buffers that grow with the first batches.
+    ///
+    /// `cache` is what keys and values are rounded to on their way into attention: f32, unless the probabilities are to
+    /// have the bits that a generation with another cache had.
+    pub fn new(recompute: Recompute, cache: CacheType) -> Training {
+        Training {
+            recompute,
+            cache,
+            x: Vec::new(),
+            d_x: Vec::new(),
+            inputs: Vec::new(),
+            of_stretch: Vec::new(),
+            blocks: Vec::new(),
+            workspace: Workspace::default(),
+            caches: Vec::new(),
+            normed: Vec::new(),
+            d_normed: Vec::new(),
+            logits: Vec::new(),
+            losses: Vec::new(),
+            positions: Vec::new(),
+            spans: Vec::new(),
+            angles: Vec::new(),
+        }
+    }
+
+    /// The loss of every row of the batch, in nats: `-log p(target)`, and 0 where none counts.
+    ///
+    /// # Errors
+    /// A token or target outside the vocabulary, lengths that do not add up, a sequence beyond the position table.
+    pub fn loss(&mut self, model: &Model, batch: &Batch) -> Result<&[f32]> {
+        self.forward(model, batch, Mode::Inference)?;
+        self.head(model, batch, None);
+        Ok(&self.losses)
+    }
+
+    /// As [`Training::loss`], and the gradients of the sum over rows of `weight(row, loss) · loss` (weights are taken
+    /// for constants). They replace what `gradients` holds, or are added to it.
+    ///
+    /// # Errors
+    /// As [`Training::loss`].
+    pub fn gradients(
+        &mut self,
+        model: &Model,
+        batch: &Batch,
+        weight: Weight,
+        gradients: &mut Gradients,
+        write: Write,
+    ) -> Result<&[f32]> {
+        self.forward(model, batch, Mode::Training)?;
+        gradients.begin(write);
+        self.head(model, batch, Some((weight, gradients)));
+        self.backward(model, batch, gradients);
+        Ok(&self.losses)
+    }
+
+    /// The logits of every row, for comparisons: `[rows, V]`.
+    ///
+    /// # Errors
+    /// As [`Training::loss`].
+    pub fn logits(&mut self, model: &Model, batch: &Batch) -> Result<Vec<f32>> {
+        self.forward(model, batch, Mode::Inference)?;
+        let (rows, vocab) = (batch.tokens.len(), model.config().vocab_size);
+        model.network(Mode::Inference).norm(&self.x, &model.weights().norm, &mut self.normed);
+        let mut all = Vec::with_capacity(rows * vocab);
+        for range in chunks(rows, head_rows(vocab)) {
+            self.head_products(model, range);
+            if let Some(cap) = model.config().logit_softcap {
+                mlp::soft_cap(model.pool(), cap, &mut self.logits);
+            }
+            all.extend_from_slice(&self.logits);
+        }
+        Ok(all)
+    }
+
+    /// Embedding and blocks; the stream is in `x` then.
+    fn forward(&mut self, model: &Model, batch: &Batch, mode: Mode) -> Result<()> {
+        let config = model.config();
+        check(config, batch)?;
+        self.set_spans(model, batch);
+        let rows = batch.tokens.len();
+        self.x.resize(rows * config.dim, 0.0);
+        let (pool, weights) = (model.pool(), model.weights());
+        embedding::forward(
+            pool,
+            &weights.embed,
+            batch.tokens,
+            config.embedding_scale,
+            &mut self.x,
+            Write::Set,
+        );
+        if let Some(table) = &weights.positions {
+            embedding::forward(pool, table, &self.positions, 1.0, &mut self.x, Write::Add);
+        }
+        let layers = config.n_layers();
+        let keep = match (mode, self.recompute) {
+            (Mode::Inference, _) => Keep::Nothing,
+            (Mode::Training, Recompute::None) => Keep::Activations,
+            (Mode::Training, Recompute::Block | Recompute::All) => Keep::Inputs,
+        };
+        let slots = if keep == Keep::Activations { layers } else { 1 };
+        if self.blocks.len() < slots {
+            self.blocks.resize_with(slots, Activations::default);
+        }
+        let stretch = self.stretch(layers);
+        if self.inputs.len() < layers.div_ceil(stretch) {
+            self.inputs.resize_with(layers.div_ceil(stretch), Vec::new);
+            self.of_stretch.resize_with(stretch, Vec::new);
+        }
+        for index in 0..layers {
+            match keep {
+                Keep::Nothing => self.block(model, index, 0, Mode::Inference),
+                Keep::Activations => self.block(model, index, index, Mode::Training),
+                Keep::Inputs => {
+                    if index.is_multiple_of(stretch) {
+                        copy(&self.x, &mut self.inputs[index / stretch]);
+                    }
+                    self.block(model, index, 0, Mode::Inference);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One block's forward, from the stream to the stream.
+    fn block(&mut self, model: &Model, index: usize, slot: usize, mode: Mode) {
+        let network = model.network(mode);
+        let block = model.block(network, index, &self.angles);
+        let (a, w) = (&mut self.blocks[slot], &mut self.workspace);
+        let mut caches: Vec<&mut LayerCache> = self.caches.iter_mut().take(self.spans.len()).collect();
+        block.attention(&mut self.x, &mut caches, &self.spans, a, w);
+        block.mlp(&mut self.x, a, w);
+    }
+
+    /// From the gradient of the stream after the last block (`d_x`) to all parameters below.
+    fn backward(&mut self, model: &Model, batch: &Batch, gradients: &mut Gradients) {
+        let config = model.config();
+        for index in (0..config.n_layers()).rev() {
+            let slot = match self.recompute {
+                Recompute::None => index,
+                Recompute::Block | Recompute::All => {
+                    self.recompute_input(model, index);
+                    self.block(model, index, 0, Mode::Training);
+                    0
+                }
+            };
+            let block = model.block(model.network(Mode::Training), index, &self.angles);
+            let (a, w) = (&self.blocks[slot], &mut self.workspace);
+            block.mlp_backward(&mut self.d_x, a, w, gradients);
+            block.attention_backward(&mut self.d_x, batch.lengths, a, w, gradients);
+        }
+        let size = [config.vocab_size, config.dim];
+        let [embed] = gradients.at([Place::Embed]);
+        if let Some(d) = embed.weight {
+            embedding::backward(model.pool(), size, batch.tokens, config.embedding_scale, &self.d_x, d);
+        }
+        let [positions] = gradients.at([Place::PosEmbed]);
+        if let Some(d) = positions.weight {
+            let size = [config.max_seq, config.dim];
+            embedding::backward(model.pool(), size, &self.positions, 1.0, &self.d_x, d);
+        }
+    }
+
+    /// Brings the input of block `index` back into the stream. Coming down into a stretch, all of its inputs are
+    /// computed from the first, which was kept.
+    fn recompute_input(&mut self, model: &Model, index: usize) {
+        let layers = model.config().n_layers();
+        let stretch = self.stretch(layers);
+        let (first, offset) = (index / stretch * stretch, index % stretch);
+        let is_last = index + 1 == layers || offset + 1 == stretch;
+        if is_last && offset > 0 {
+            copy(&self.inputs[index / stretch], &mut self.x);
+            for i in 0..offset {
+                self.block(model, first + i, 0, Mode::Inference);
+                copy(&self.x, &mut self.of_stretch[i + 1]);
+            }
+        }
+        let input = if offset == 0 { &self.inputs[index / stretch] } else { &self.of_stretch[offset] };
+        copy(input, &mut self.x);
+    }
+
+    /// Blocks from one kept input to the next.
+    fn stretch(&self, layers: usize) -> usize {
+        match self.recompute {
+            Recompute::None | Recompute::Block => 1,
+            Recompute::All => layers.isqrt().max(1),
+        }
+    }
+
+    /// Norm, head and loss; with gradients, down to that of the stream (`d_x`).
+    fn head(&mut self, model: &Model, batch: &Batch, mut backward: Option<(Weight, &mut Gradients)>) {
+        let (config, pool) = (model.config(), model.pool());
+        let network = model.network(Mode::Training);
+        let (rows, dim) = (batch.tokens.len(), config.dim);
+        self.losses.resize(rows, 0.0);
+        self.losses.truncate(rows);
+        self.d_normed.resize(rows * dim, 0.0);
+        let op = CrossEntropy { vocab: config.vocab_size, soft_cap: config.logit_softcap, scale: 1.0 };
+        network.norm(&self.x, &model.weights().norm, &mut self.normed);
+        let head = model.weights().head();
+        let place = match config.head {
+            Head::Tied => Place::Embed,
+            Head::Untied => Place::Head,
+        };
+        for range in chunks(rows, head_rows(config.vocab_size)) {
+            self.head_products(model, range.clone());
+            let losses = &mut self.losses[range.clone()];
+            let targets = &batch.targets[range.clone()];
+            let Some((weight, gradients)) = &mut backward else {
+                op.forward(pool, &mut self.logits, targets, losses, None);
+                continue;
+            };
+            let weight = *weight;
+            let of_chunk = |row: usize, loss: f32| weight(range.start + row, loss);
+            op.backward_with(pool, &mut self.logits, targets, of_chunk, losses, None);
+            let products = &mut self.workspace.products;
+            let x = &self.normed[range.start * dim..range.end * dim];
+            let write = if range.start == 0 { gradients.write() } else { Write::Add };
+            let [of_head] = gradients.at([place]);
+            if let Some(dw) = of_head.weight {
+                let operand = head.gradient_operand();
+                let wanted = &mut [WeightGradient { dy: &self.logits, dw, db: None }];
+                weight_gradient(pool, &mut products.columns, x, [range.len(), dim], operand, wanted, write);
+            }
+            let size = [range.len(), config.vocab_size];
+            let operand = std::iter::once(head.gradient_operand());
+            let dy = products.inputs[0].prepare(pool, &self.logits, size, operand);
+            let dx = &mut self.d_normed[range.start * dim..range.end * dim];
+            input_gradient(pool, &[Term { dy, weight: head }], dx, Write::Set);
+        }
+        if let Some((_, gradients)) = backward {
+            self.d_x.resize(rows * dim, 0.0);
+            let norm = (Place::FinalNorm, &model.weights().norm);
+            let sums = &mut self.workspace.d.sums;
+            network.norm_backward(
+                &self.x,
+                norm,
+                &self.d_normed,
+                (&mut self.d_x, Write::Set),
+                gradients,
+                sums,
+            );
+        }
+    }
+
+    /// The head's products for some rows of `normed`, into `logits`.
+    fn head_products(&mut self, model: &Model, range: std::ops::Range<usize>) {
+        let dim = model.config().dim;
+        let head = model.weights().head();
+        self.logits.resize(range.len() * head.rows(), 0.0);
+        let x = &self.normed[range.start * dim..range.end * dim];
+        let operand = std::iter::once(head.operand());
+        let x = self.workspace.products.inputs[0].prepare(model.pool(), x, [range.len(), dim], operand);
+        matmul(model.pool(), &x, &mut [Product { weight: head, bias: None, y: &mut self.logits }]);
+    }
+
+    fn set_spans(&mut self, model: &Model, batch: &Batch) {
+        let config = model.config();
+        self.spans.clear();
+        self.positions.clear();
+        let mut next = 0;
+        for &length in batch.lengths {
+            self.spans.push(Span { rows: next..next + length, first: 0 });
+            self.positions.extend(0..length as u32);
+            next += length;
+        }
+        let longest = batch.lengths.iter().copied().max().unwrap_or(0);
+        let fits = |cache: &LayerCache| cache.capacity() >= longest;
+        if self.caches.len() < batch.lengths.len() || !self.caches.iter().all(fits) {
+            self.caches.clear();
+            self.caches.resize_with(batch.lengths.len(), || {
+                LayerCache::new(config.n_kv_heads, config.head_dim, longest, self.cache)
+            });
+        }
+        model.set_angles(&mut self.angles, &self.spans);
+    }
+}
+
+/// Rows of logits that are in memory at a time.
+pub fn head_rows(vocab: usize) -> usize {
+    (HEAD_BYTES / 4 / vocab.max(1)).clamp(32, HEAD_ROWS)
+}
+
+fn chunks(rows: usize, size: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
+}
+
+fn copy(from: &[f32], to: &mut Vec<f32>) {
+    to.clear();
+    to.extend_from_slice(from);
+}
+
+fn check(config: &DecoderConfig, batch: &Batch) -> Result<()> {
+    let rows = batch.tokens.len();
+    if batch.targets.len() != rows
+        || batch.lengths.iter().sum::<usize>() != rows
+        || batch.lengths.contains(&0)
+    {
+        fail!(
+            "a batch of {rows} tokens, {} targets and sequences of {:?} tokens: the three must agree, and no sequence be empty",
+            batch.targets.len(),
+            batch.lengths
+        )
+    }
+    let vocab = config.vocab_size;
+    if let Some(token) = batch.tokens.iter().find(|&&token| token as usize >= vocab) {
+        fail!("token {token} is not in the vocabulary of {vocab} tokens")
+    }
+    if let Some(target) = batch.targets.iter().find(|&&t| usize::try_from(t).is_ok_and(|t| t >= vocab)) {
+        fail!("target {target} is not in the vocabulary of {vocab} tokens")
+    }
+    let longest = batch.lengths.iter().copied().max().unwrap_or(0);
+    if config.positions == Positions::Learned && longest > config.max_seq {
+        fail!("a sequence of {longest} tokens; the model's position table ends at {}", config.max_seq)
+    }
+    Ok(())
+}

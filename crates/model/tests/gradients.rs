@@ -1,0 +1,257 @@
+//! Every gradient of every family against PyTorch's, and what must not change them.
+//!
+//! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) whose `golden.safetensors` has
+//! gradients.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use wootz_formats::{Checkpoint, TensorView};
+use wootz_kernels::ops::Write;
+use wootz_kernels::ops::attention::CacheType;
+use wootz_kernels::{Precision, panels};
+use wootz_model::arch::{identify, sources};
+use wootz_model::load::LoadOptions;
+use wootz_model::{Batch, Chunk, Gradients, Model, Recompute, Rows, Scratch, Training};
+
+fn fixtures() -> PathBuf {
+    match std::env::var_os("WOOTZ_FIXTURES") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures"),
+    }
+}
+
+/// A family's model with the reference's batch and results.
+struct Case {
+    folder: PathBuf,
+    model: Model,
+    golden: Checkpoint,
+    tokens: Vec<u32>,
+    targets: Vec<i32>,
+    lengths: Vec<usize>,
+}
+
+fn i32s(view: &TensorView) -> Vec<i32> {
+    view.bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect()
+}
+
+fn f32s(view: &TensorView) -> Vec<f32> {
+    view.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn load(folder: &Path, threads: usize) -> Model {
+    Model::load(folder, &LoadOptions { precision: Precision::F32, threads })
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+fn cases() -> Vec<Case> {
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(fixtures()).unwrap().flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    folders.retain(|f| f.join("config.json").is_file() && f.join("golden.safetensors").is_file());
+    let cases: Vec<Case> = (folders.into_iter())
+        .filter_map(|folder| {
+            let golden = Checkpoint::open(&folder.join("golden.safetensors")).unwrap();
+            let has_gradients = golden.tensors().any(|tensor| tensor.name.starts_with("grad."));
+            has_gradients.then(|| {
+                let ids = golden.tensor("input_ids").unwrap();
+                let (batch, seq) = (ids.shape[0], ids.shape[1]);
+                Case {
+                    model: load(&folder, 2),
+                    tokens: i32s(&ids).iter().map(|&id| id as u32).collect(),
+                    targets: i32s(&golden.tensor("targets").unwrap()),
+                    lengths: vec![seq; batch],
+                    folder,
+                    golden,
+                }
+            })
+        })
+        .collect();
+    assert!(!cases.is_empty(), "no gradients under {}", fixtures().display());
+    cases
+}
+
+impl Case {
+    fn batch(&self) -> Batch<'_> {
+        Batch { tokens: &self.tokens, targets: &self.targets, lengths: &self.lengths }
+    }
+
+    /// The mean loss, and its gradients.
+    fn gradients(&self, model: &Model, recompute: Recompute) -> (f64, Gradients) {
+        let mut gradients = Gradients::new(model.config(), |_| true);
+        let mut training = Training::new(recompute, CacheType::F32);
+        let weight = 1.0 / self.tokens.len() as f32;
+        let losses = training
+            .gradients(model, &self.batch(), &|_, _| weight, &mut gradients, Write::Set)
+            .unwrap_or_else(|e| panic!("{e:#}"));
+        let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
+        (loss, gradients)
+    }
+}
+
+#[test]
+fn parity_of_every_gradient() {
+    for case in cases() {
+        let name = case.folder.display();
+        let (loss, gradients) = case.gradients(&case.model, Recompute::None);
+        let json = std::fs::read(case.folder.join("golden.json")).unwrap();
+        let want = serde_json::from_slice::<serde_json::Value>(&json).unwrap()["loss"].as_f64().unwrap();
+        assert!((loss - want).abs() <= 2e-5 * want, "{name}: loss {loss}, expected {want}");
+
+        let checkpoint = wootz_model::load::open(&case.folder).unwrap();
+        let (architecture, config) = identify(&checkpoint).unwrap();
+        let mut compared = 0;
+        // By the tensors of the file: GPT-2's q, k and v are one. (The true gradient of k's bias is 0, for it adds the
+        // same to all scores of a query; what is found there is rounding.)
+        let mut differences: BTreeMap<String, [f64; 2]> = BTreeMap::new();
+        for source in sources(architecture, &config, &checkpoint).unwrap() {
+            let golden = f32s(&case.golden.tensor(&format!("grad.{}", source.hf_name)).unwrap());
+            let found = gradients.get(source.to).unwrap();
+            let [error, size] = differences.entry(source.hf_name.clone()).or_default();
+            for row in 0..source.rows() {
+                for col in 0..source.cols() {
+                    let at =
+                        if source.shape.len() == 2 { panels::index(source.cols(), row, col) } else { row };
+                    let want = f64::from(golden[source.stored_element(row, col)]);
+                    *error += (f64::from(found[at]) - want).powi(2);
+                    *size += want * want;
+                }
+            }
+            compared += 1;
+        }
+        let mut worst = 0f64;
+        for (tensor, [error, size]) in differences {
+            let relative = (error / size).sqrt();
+            assert!(relative <= 1e-4, "{name}: {tensor}: off by {relative:.1e} of its norm");
+            worst = worst.max(relative);
+        }
+        assert_eq!(compared, gradients.iter().count());
+        println!("{name}: {compared} gradients, off by {worst:.1e} at most");
+    }
+}
+
+fn assert_same(name: &str, a: &Gradients, b: &Gradients) {
+    for ((id, a), (_, b)) in a.iter().zip(b.iter()) {
+        assert!(a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: {id}");
+    }
+}
+
+/// Off by no more than 1e-6 of the tensor's norm, or 1e-9 of that of all together.
+fn assert_close(name: &str, found: &Gradients, expected: &Gradients) {
+    let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let all = expected.iter().map(|(_, x)| norm(x).powi(2)).sum::<f64>().sqrt();
+    for ((id, found), (_, expected)) in found.iter().zip(expected.iter()) {
+        let error = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        let size = norm(expected);
+        assert!(error <= 1e-6 * size + 1e-9 * all, "{name}: {id}: off by {error:.1e} of {size:.1e}");
+    }
+}
+
+#[test]
+fn neither_threads_nor_recomputation_change_a_bit() {
+    for case in cases() {
+        let name = case.folder.display();
+        let (loss, expected) = case.gradients(&case.model, Recompute::None);
+        let (single, gradients) = case.gradients(&load(&case.folder, 1), Recompute::None);
+        assert_eq!(single, loss, "{name}: one thread");
+        assert_same(&format!("{name}: one thread"), &gradients, &expected);
+        for recompute in [Recompute::Block, Recompute::All] {
+            let (again, gradients) = case.gradients(&case.model, recompute);
+            assert_eq!(again, loss, "{name}: {recompute:?}");
+            assert_same(&format!("{name}: {recompute:?}"), &gradients, &expected);
+        }
+    }
+}
+
+/// What a token's probability is does not depend on whether it is generated or trained on.
+#[test]
+fn training_has_the_bits_of_generation() {
+    for case in cases() {
+        let model = &case.model;
+        let vocab = model.config().vocab_size;
+        let mut training = Training::new(Recompute::None, CacheType::F16);
+        let logits = training.logits(model, &case.batch()).unwrap();
+        let mut scratch = Scratch::default();
+        let mut rows = logits.chunks_exact(vocab);
+        for tokens in case.tokens.chunks(case.lengths[0]) {
+            let mut cache = model.new_cache(tokens.len(), CacheType::F16);
+            for token in tokens.chunks(1) {
+                let chunk = Chunk { tokens: token, cache: &mut cache, logits: Rows::Last };
+                let alone = model.forward(&mut scratch, &mut [chunk]).unwrap();
+                let row = rows.next().unwrap();
+                let same = alone.iter().zip(row).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{}", case.folder.display());
+            }
+        }
+    }
+}
+
+/// One batch of several sequences, or one sequence after the other: the same to 1e-6; and sequences of unequal lengths.
+#[test]
+fn accumulated_gradients_are_those_of_the_whole_batch() {
+    for case in cases() {
+        let name = case.folder.display();
+        let (_, expected) = case.gradients(&case.model, Recompute::None);
+        let mut gradients = Gradients::new(case.model.config(), |_| true);
+        let mut training = Training::new(Recompute::None, CacheType::F32);
+        let weight = 1.0 / case.tokens.len() as f32;
+        let seq = case.lengths[0];
+        for (i, (tokens, targets)) in case.tokens.chunks(seq).zip(case.targets.chunks(seq)).enumerate() {
+            let batch = Batch { tokens, targets, lengths: &[seq] };
+            let write = if i == 0 { Write::Set } else { Write::Add };
+            training.gradients(&case.model, &batch, &|_, _| weight, &mut gradients, write).unwrap();
+        }
+        assert_close(&name.to_string(), &gradients, &expected);
+    }
+}
+
+/// A target that does not count has no loss and no gradient: as if the sequence ended before it.
+#[test]
+fn ignored_targets_weigh_nothing() {
+    for case in cases() {
+        let seq = case.lengths[0];
+        let mut training = Training::new(Recompute::None, CacheType::F32);
+        let mut run = |tokens: &[u32], targets: &[i32]| {
+            let mut gradients = Gradients::new(case.model.config(), |_| true);
+            let batch = Batch { tokens, targets, lengths: &[tokens.len()] };
+            training.gradients(&case.model, &batch, &|_, _| 0.1, &mut gradients, Write::Set).unwrap();
+            gradients
+        };
+        let half = seq / 2;
+        let mut targets = case.targets[..seq].to_vec();
+        targets[half..].fill(-100);
+        let ignored = run(&case.tokens[..seq], &targets);
+        let shorter = run(&case.tokens[..half], &case.targets[..half]);
+        assert_close(&case.folder.display().to_string(), &ignored, &shorter);
+    }
+}
+
+#[test]
+fn frozen_parameters_have_no_gradient_and_change_none() {
+    use wootz_model::names::Place;
+    for case in cases() {
+        let (_, all) = case.gradients(&case.model, Recompute::None);
+        let mut some = Gradients::new(case.model.config(), |place| matches!(place, Place::Layer(0, _)));
+        let mut training = Training::new(Recompute::None, CacheType::F32);
+        let weight = 1.0 / case.tokens.len() as f32;
+        training.gradients(&case.model, &case.batch(), &|_, _| weight, &mut some, Write::Set).unwrap();
+        assert!(some.iter().count() > 3 && some.iter().count() < all.iter().count());
+        for (id, gradient) in some.iter() {
+            assert_eq!(gradient, all.get(id).unwrap(), "{}: {id}", case.folder.display());
+        }
+    }
+}
+
+#[test]
+fn wrong_batches_are_errors() {
+    let case = cases().swap_remove(0);
+    let mut training = Training::new(Recompute::None, CacheType::F32);
+    let vocab = case.model.config().vocab_size;
+    let mut message = |tokens: &[u32], targets: &[i32], lengths: &[usize]| {
+        training.loss(&case.model, &Batch { tokens, targets, lengths }).unwrap_err().to_string()
+    };
+    assert!(message(&[1, vocab as u32], &[1, 1], &[2]).contains("not in the vocabulary"));
+    assert!(message(&[1, 2], &[1, vocab as i32], &[2]).contains("target"));
+    assert!(message(&[1, 2], &[1], &[2]).contains("must agree"));
+    assert!(message(&[1, 2], &[1, 1], &[1]).contains("must agree"));
+    assert!(message(&[1, 2], &[1, 1], &[2, 0]).contains("no sequence be empty"));
+}
