@@ -189,9 +189,9 @@ impl Model {
         &self.weights
     }
 
-    /// The parameters, to be changed.
-    pub fn weights_mut(&mut self) -> &mut Weights {
-        &mut self.weights
+    /// The parameters, to be changed, and the threads to do it.
+    pub fn weights_mut(&mut self) -> (&mut Weights, &Pool) {
+        (&mut self.weights, &self.pool)
     }
 
     fn spans(&self, chunks: &[Chunk]) -> Result<Vec<Span>> {

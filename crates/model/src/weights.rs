@@ -7,7 +7,7 @@ use crate::error::{Context, Result, fail};
 use crate::names::{Kind, Part, Place, Source, TensorId};
 use std::collections::HashMap;
 use wootz_formats::Checkpoint;
-use wootz_kernels::{DType, Matrix, Pool, Precision, quant};
+use wootz_kernels::{DType, Matrix, Pool, Precision, panels, quant};
 
 /// A projection `y = x wᵀ + b`.
 pub struct Linear {
@@ -117,6 +117,97 @@ impl Weights {
     pub fn bytes_per_token(&self) -> usize {
         let unused = if self.head.is_some() { self.embed.bytes() } else { 0 };
         self.bytes() - unused - self.positions.as_ref().map_or(0, Matrix::bytes)
+    }
+}
+
+/// One parameter, to be changed.
+pub enum Parameter<'a> {
+    /// A projection's weight, an embedding or a table.
+    Matrix(&'a mut Matrix),
+    /// A norm's factors, or a bias.
+    Vector(&'a mut [f32]),
+}
+
+impl Weights {
+    /// Every parameter, in the order of [`canonical`](crate::names::canonical).
+    pub fn parameters_mut(&mut self) -> Vec<(TensorId, Parameter<'_>)> {
+        let mut all = Vec::new();
+        all.push((TensorId::weight(Place::Embed), Parameter::Matrix(&mut self.embed)));
+        if let Some(table) = &mut self.positions {
+            all.push((TensorId::weight(Place::PosEmbed), Parameter::Matrix(table)));
+        }
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.parameters_mut(index, &mut all);
+        }
+        self.norm.parameters_mut(Place::FinalNorm, &mut all);
+        if let Some(head) = &mut self.head {
+            all.push((TensorId::weight(Place::Head), Parameter::Matrix(head)));
+        }
+        all
+    }
+
+    /// Brings every matrix into another floating-point type: rounded where that has fewer bits. Positions stay in f32,
+    /// for nothing is multiplied with them.
+    pub fn convert(&mut self, pool: &Pool, dtype: DType) {
+        let mut values = Vec::new();
+        for (id, parameter) in self.parameters_mut() {
+            let Parameter::Matrix(matrix) = parameter else { continue };
+            let dtype = if id.place == Place::PosEmbed { DType::F32 } else { dtype };
+            if matrix.dtype() == dtype {
+                continue;
+            }
+            let shape = [matrix.rows(), matrix.cols()];
+            values.resize(panels::len(shape), 0.0);
+            matrix.decode(pool, &mut values);
+            *matrix = Matrix::zeroed(dtype, shape);
+            matrix.set(pool, &values);
+        }
+    }
+}
+
+impl Layer {
+    fn parameters_mut<'a>(&'a mut self, index: usize, all: &mut Vec<(TensorId, Parameter<'a>)>) {
+        let at = |part| Place::Layer(index, part);
+        let [q, k, v] = &mut self.qkv;
+        self.attn_norm.parameters_mut(at(Part::AttnNorm), all);
+        q.parameters_mut(at(Part::Q), all);
+        k.parameters_mut(at(Part::K), all);
+        v.parameters_mut(at(Part::V), all);
+        if let Some([q_norm, k_norm]) = &mut self.qk_norm {
+            q_norm.parameters_mut(at(Part::QNorm), all);
+            k_norm.parameters_mut(at(Part::KNorm), all);
+        }
+        self.o.parameters_mut(at(Part::O), all);
+        if let Some(norm) = &mut self.attn_post_norm {
+            norm.parameters_mut(at(Part::AttnPostNorm), all);
+        }
+        self.mlp_norm.parameters_mut(at(Part::MlpNorm), all);
+        if let Some(gate) = &mut self.gate {
+            gate.parameters_mut(at(Part::Gate), all);
+        }
+        self.up.parameters_mut(at(Part::Up), all);
+        self.down.parameters_mut(at(Part::Down), all);
+        if let Some(norm) = &mut self.mlp_post_norm {
+            norm.parameters_mut(at(Part::MlpPostNorm), all);
+        }
+    }
+}
+
+impl Linear {
+    fn parameters_mut<'a>(&'a mut self, place: Place, all: &mut Vec<(TensorId, Parameter<'a>)>) {
+        all.push((TensorId::weight(place), Parameter::Matrix(&mut self.weight)));
+        if let Some(bias) = &mut self.bias {
+            all.push((TensorId::bias(place), Parameter::Vector(bias)));
+        }
+    }
+}
+
+impl NormWeights {
+    fn parameters_mut<'a>(&'a mut self, place: Place, all: &mut Vec<(TensorId, Parameter<'a>)>) {
+        all.push((TensorId::weight(place), Parameter::Vector(&mut self.weight)));
+        if let Some(bias) = &mut self.bias {
+            all.push((TensorId::bias(place), Parameter::Vector(bias)));
+        }
     }
 }
 

@@ -1,0 +1,265 @@
+//! From gradients to new weights.
+//!
+//! The formulas are in [`wootz_kernels::ops`]; here is which tensor gets which, and what is kept from step to step: the
+//! moments, and where weights are multiplied in fewer than 32 bits, the weights themselves in f32 ("master weights"). A
+//! step of a millionth of a weight is nothing in bf16, and ten thousand of them are 1 %.
+//!
+//! Matrices lie in panels, as their gradients do, so that an update goes from one end to the other.
+
+use std::collections::HashMap;
+use wootz_kernels::ops::adamw::AdamW;
+use wootz_kernels::ops::muon::{self, Muon, Scale};
+use wootz_kernels::ops::sgd::{Momentum, Sgd};
+use wootz_kernels::{Buffer, DType, Pool, panels};
+use wootz_model::names::{Kind, Place, TensorId, canonical};
+use wootz_model::weights::Parameter;
+use wootz_model::{Gradients, Model};
+
+/// Which rule moves the weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// AdamW for every tensor.
+    AdamW(Adam),
+    /// Gradient descent, with or without momentum.
+    Sgd(Option<Momentum>),
+    /// Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases.
+    Muon {
+        /// Usually `Nesterov(0.95)`.
+        momentum: Momentum,
+        /// The rest's rule.
+        adam: Adam,
+    },
+}
+
+/// AdamW's constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Share of the old mean in the new one.
+    pub beta1: f64,
+    /// Share of the old mean square in the new one.
+    pub beta2: f64,
+    /// Added to the root of the mean square.
+    pub eps: f64,
+}
+
+/// Which tensors decay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decay {
+    /// Matrices and embeddings; norms and biases have few weights, and a reason to be where they are.
+    #[default]
+    Matrices,
+    /// All of them.
+    All,
+}
+
+/// What does not change from step to step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// The rule.
+    pub rule: Rule,
+    /// Share of a weight that is taken off in a step, times the learning rate.
+    pub weight_decay: f64,
+    /// Which tensors decay.
+    pub decay: Decay,
+}
+
+/// What is kept of one tensor.
+struct State {
+    id: TensorId,
+    shape: Vec<usize>,
+    /// First and second moment; empty where the rule has none.
+    moments: [Buffer<f32>; 2],
+    /// The weights in f32; empty where the model has them so.
+    master: Buffer<f32>,
+}
+
+/// The optimiser of a model's trained tensors.
+pub struct Optimizer {
+    options: Options,
+    tensors: Vec<State>,
+    steps: u64,
+    muon: muon::Scratch,
+}
+
+/// One of the arrays that an optimiser keeps of a tensor, by the name that a checkpoint gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Array {
+    /// The first moment, or the momentum.
+    M,
+    /// The second moment.
+    V,
+    /// The weights themselves.
+    Weight,
+}
+
+impl Optimizer {
+    /// Moments of zero for every tensor that has a gradient. The model's matrices become `dtype`; where that is not f32,
+    /// the optimiser keeps their values.
+    pub fn new(options: Options, model: &mut Model, gradients: &Gradients, dtype: DType) -> Optimizer {
+        let shapes: HashMap<TensorId, Vec<usize>> = canonical(model.config()).into_iter().collect();
+        let (weights, pool) = model.weights_mut();
+        weights.convert(pool, DType::F32);
+        let mut tensors = Vec::new();
+        for (id, parameter) in weights.parameters_mut() {
+            let Some(gradient) = gradients.get(id) else { continue };
+            let len = |wanted: bool| if wanted { gradient.len() } else { 0 };
+            let (first, second) = match options.rule {
+                Rule::AdamW(_) => (true, true),
+                Rule::Sgd(momentum) => (momentum.is_some(), false),
+                Rule::Muon { .. } => (true, !is_for_muon(id)),
+            };
+            let mut master = Buffer::zeroed(len(dtype != DType::F32 && is_product(id)));
+            if let Parameter::Matrix(matrix) = parameter
+                && !master.is_empty()
+            {
+                matrix.decode(pool, &mut master);
+            }
+            let moments = [Buffer::zeroed(len(first)), Buffer::zeroed(len(second))];
+            let shape = shapes.get(&id).cloned().unwrap_or_default();
+            tensors.push(State { id, shape, moments, master });
+        }
+        weights.convert(pool, dtype);
+        Optimizer { options, tensors, steps: 0, muon: muon::Scratch::default() }
+    }
+
+    /// Bytes that [`Optimizer::new`] takes for a model whose products are in `dtype`: moments, and master weights.
+    pub fn bytes(rule: Rule, config: &wootz_model::DecoderConfig, dtype: DType) -> [usize; 2] {
+        let (mut moments, mut masters) = (0, 0);
+        for (id, shape) in canonical(config) {
+            let bytes = 4 * match *shape {
+                [rows, cols] => panels::len([rows, cols]),
+                _ => shape.iter().product(),
+            };
+            moments += bytes
+                * match rule {
+                    Rule::AdamW(_) => 2,
+                    Rule::Sgd(momentum) => usize::from(momentum.is_some()),
+                    Rule::Muon { .. } => 1 + usize::from(!is_for_muon(id)),
+                };
+            if dtype != DType::F32 && is_product(id) {
+                masters += bytes;
+            }
+        }
+        [moments, masters]
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Goes on after a number of steps.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
+    /// Moves every weight by its gradient, times `grad_scale`.
+    pub fn step(&mut self, model: &mut Model, gradients: &Gradients, lr: f64, grad_scale: f32) {
+        self.steps += 1;
+        let Options { rule, weight_decay, decay } = self.options;
+        let (weights, pool) = model.weights_mut();
+        let trained = weights.parameters_mut().into_iter().filter(|(id, _)| gradients.get(*id).is_some());
+        for (state, (id, parameter)) in self.tensors.iter_mut().zip(trained) {
+            let Some(g) = gradients.get(id) else { continue };
+            let decays = decay == Decay::All || state.shape.len() == 2;
+            let weight_decay = if decays { weight_decay } else { 0.0 };
+            let update = Update { rule, lr, weight_decay, step: self.steps, grad_scale };
+            match parameter {
+                Parameter::Vector(w) => update.run(pool, state, w, g, &mut self.muon),
+                Parameter::Matrix(matrix) => {
+                    if let Some(w) = matrix.values_mut() {
+                        update.run(pool, state, w, g, &mut self.muon);
+                        continue;
+                    }
+                    let mut master = std::mem::replace(&mut state.master, Buffer::zeroed(0));
+                    update.run(pool, state, &mut master, g, &mut self.muon);
+                    matrix.set(pool, &master);
+                    state.master = master;
+                }
+            }
+        }
+    }
+
+    /// Every array that a checkpoint needs to go on, in one order, with its tensor and elements: a matrix in panels.
+    /// The weights of tensors that have no master are the model's.
+    pub fn arrays<'a>(&'a mut self, model: &'a mut Model) -> Vec<(TensorId, Array, &'a mut [f32])> {
+        let (weights, _) = model.weights_mut();
+        let mut parameters: HashMap<TensorId, Parameter> = weights.parameters_mut().into_iter().collect();
+        let mut all: Vec<(TensorId, Array, &mut [f32])> = Vec::new();
+        for State { id, moments: [m, v], master, .. } in &mut self.tensors {
+            let own = match parameters.remove(id) {
+                Some(Parameter::Vector(values)) => Some(values),
+                Some(Parameter::Matrix(matrix)) => matrix.values_mut(),
+                None => None,
+            };
+            all.push((*id, Array::Weight, own.unwrap_or(&mut master[..])));
+            for (array, values) in [(Array::M, m), (Array::V, v)] {
+                if !values.is_empty() {
+                    all.push((*id, array, &mut values[..]));
+                }
+            }
+        }
+        all
+    }
+
+    /// Rounds the kept weights into the model, after they were changed.
+    pub fn refresh(&self, model: &mut Model) {
+        let (weights, pool) = model.weights_mut();
+        let kept: HashMap<TensorId, &State> = self.tensors.iter().map(|state| (state.id, state)).collect();
+        for (id, parameter) in weights.parameters_mut() {
+            if let (Parameter::Matrix(matrix), Some(state)) = (parameter, kept.get(&id))
+                && !state.master.is_empty()
+            {
+                matrix.set(pool, &state.master);
+            }
+        }
+    }
+}
+
+/// The settings of a step for one tensor.
+struct Update {
+    rule: Rule,
+    lr: f64,
+    weight_decay: f64,
+    step: u64,
+    grad_scale: f32,
+}
+
+impl Update {
+    fn run(
+        &self,
+        pool: &Pool,
+        State { id, shape, moments: [m, v], .. }: &mut State,
+        w: &mut [f32],
+        g: &[f32],
+        scratch: &mut muon::Scratch,
+    ) {
+        let &Update { rule, lr, weight_decay, step, grad_scale } = self;
+        let adamw = |adam: Adam| {
+            let Adam { beta1, beta2, eps } = adam;
+            AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale }
+        };
+        match rule {
+            Rule::AdamW(adam) => adamw(adam).update(pool, w, g, m, v),
+            Rule::Sgd(momentum) => Sgd { lr, momentum, weight_decay, grad_scale }.update(pool, w, g, m),
+            Rule::Muon { momentum, adam } => match shape[..] {
+                [rows, cols] if is_for_muon(*id) => {
+                    let scale = Scale::LikeAdam;
+                    let muon = Muon { lr, momentum, weight_decay, scale, grad_scale };
+                    muon.update(pool, [rows, cols], w, g, m, scratch);
+                }
+                _ => adamw(adam).update(pool, w, g, m, v),
+            },
+        }
+    }
+}
+
+/// Whether it is a matrix inside a block: what Muon is for.
+fn is_for_muon(id: TensorId) -> bool {
+    matches!(id.place, Place::Layer(_, part) if part.is_projection()) && id.kind == Kind::Weight
+}
+
+/// Whether rows are multiplied with it, so that it may be kept in fewer bits.
+fn is_product(id: TensorId) -> bool {
+    is_for_muon(id) || matches!(id.place, Place::Embed | Place::Head)
+}

@@ -1,0 +1,148 @@
+//! One optimiser step, from batches of tokens to new weights.
+//!
+//! ```text
+//!   batches ── forward, backward, added up ── norm ── clipped ── optimiser ── weights
+//! ```
+//!
+//! A step that would ruin the weights is not taken: if the loss or any gradient is not a finite number, everything is
+//! as it was before, and the first bad tensor is named.
+
+use crate::optimizer::{Optimizer, Options};
+use wootz_kernels::DType;
+use wootz_kernels::ops::Write;
+use wootz_kernels::ops::attention::CacheType;
+use wootz_kernels::ops::grad_norm::{is_all_zero, sum_of_squares};
+use wootz_model::names::{Place, TensorId};
+use wootz_model::{Batch, Gradients, Model, Recompute, Result, Training};
+
+/// What products multiply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16, added up in f32; the optimiser keeps the weights in f32.
+    Bf16,
+}
+
+impl Format {
+    /// The type of the matrices.
+    pub fn dtype(self) -> DType {
+        match self {
+            Format::F32 => DType::F32,
+            Format::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// A model in training.
+pub struct Trainer {
+    /// The model.
+    pub model: Model,
+    /// Its optimiser.
+    pub optimizer: Optimizer,
+    training: Training,
+    gradients: Gradients,
+    /// Gradients are scaled down to this norm.
+    clip: Option<f64>,
+    sums: Vec<f64>,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Mean over all targets that count, in nats.
+    pub loss: f64,
+    /// Targets that count.
+    pub targets: usize,
+    /// Norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// Why the weights were left as they are, if they were.
+    pub refused: Option<Refused>,
+}
+
+/// Why a step was not taken.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refused {
+    /// The loss is not a finite number.
+    Loss,
+    /// This tensor's gradient is not finite: the first of them, in the order of the forward pass.
+    Gradient(TensorId),
+}
+
+impl Trainer {
+    /// Takes over a model: its matrices in the wanted format, and every parameter at the places that `trained` says
+    /// yes to with a gradient.
+    pub fn new(
+        mut model: Model,
+        options: Options,
+        format: Format,
+        recompute: Recompute,
+        clip: Option<f64>,
+        trained: impl Fn(Place) -> bool,
+    ) -> Trainer {
+        let gradients = Gradients::new(model.config(), trained);
+        let optimizer = Optimizer::new(options, &mut model, &gradients, format.dtype());
+        let training = Training::new(recompute, CacheType::F32);
+        Trainer { model, optimizer, training, gradients, clip, sums: Vec::new() }
+    }
+
+    /// One step over the batches together, as if they were one: the loss is the mean over all of their targets.
+    ///
+    /// # Errors
+    /// A batch that the model cannot take; nothing has changed then.
+    pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<Step> {
+        let targets = batches.iter().map(count).sum::<usize>();
+        let mut total = 0.0;
+        for (i, batch) in batches.iter().enumerate() {
+            let weight = 1.0 / targets.max(1) as f32;
+            let write = if i == 0 { Write::Set } else { Write::Add };
+            let weight = move |_: usize, _: f32| weight;
+            let losses = self.training.gradients(&self.model, batch, &weight, &mut self.gradients, write)?;
+            total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        }
+        let loss = total / targets.max(1) as f64;
+        let mut squares = 0.0;
+        let mut refused = (!loss.is_finite()).then_some(Refused::Loss);
+        for (id, gradient) in self.gradients.iter() {
+            let sum = sum_of_squares(self.model.pool(), gradient, &mut self.sums);
+            if !sum.is_finite() && refused.is_none() {
+                refused = Some(Refused::Gradient(id));
+            }
+            squares += sum;
+        }
+        let grad_norm = squares.sqrt();
+        if refused.is_none() {
+            // PyTorch adds a millionth, so that a gradient of zero divides.
+            let scale = self.clip.map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
+            self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32);
+        }
+        Ok(Step { loss, targets, grad_norm, refused })
+    }
+
+    /// The sum of losses over the targets that count, in nats, and their number.
+    ///
+    /// # Errors
+    /// A batch that the model cannot take.
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<(f64, usize)> {
+        let losses = self.training.loss(&self.model, batch)?;
+        Ok((losses.iter().map(|&loss| f64::from(loss)).sum(), count(batch)))
+    }
+
+    /// The gradients of the last step.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients
+    }
+
+    /// Tensors that got a gradient other than zero in the last step, and those that did not.
+    pub fn received(&self) -> (usize, Vec<TensorId>) {
+        let (zero, other): (Vec<_>, Vec<_>) =
+            self.gradients.iter().partition(|(_, gradient)| is_all_zero(gradient));
+        (other.len(), zero.into_iter().map(|(id, _)| id).collect())
+    }
+}
+
+/// Targets that count.
+fn count(batch: &Batch) -> usize {
+    batch.targets.iter().filter(|&&target| target >= 0).count()
+}
