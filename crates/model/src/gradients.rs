@@ -1,7 +1,7 @@
 //! The gradients of a decoder's parameters.
 
 use crate::config::{DecoderConfig, Head};
-use crate::names::{Kind, Place, TensorId, canonical};
+use crate::names::{Kind, Place, Source, TensorId, canonical};
 use std::collections::HashMap;
 use wootz_kernels::ops::Write;
 use wootz_kernels::{Buffer, panels};
@@ -97,12 +97,46 @@ impl Gradients {
         self.order.iter().filter_map(|&id| Some((id, self.get(id)?)))
     }
 
+    /// The gradients as a file holds the parameters: under its names, in its orientation and with its padding, whose
+    /// gradient is 0. `sources` say where in the file each parameter is.
+    pub fn in_file(&self, sources: &[Source]) -> Vec<Stored> {
+        let mut stored: Vec<Stored> = Vec::new();
+        let mut index_of: HashMap<&str, usize> = HashMap::new();
+        for source in sources {
+            let Some(gradient) = self.get(source.to) else { continue };
+            let index = *index_of.entry(&source.name).or_insert_with(|| {
+                let values = vec![0.0; source.stored.iter().product()];
+                stored.push(Stored { name: source.name.clone(), shape: source.stored.clone(), values });
+                stored.len() - 1
+            });
+            let values = &mut stored[index].values;
+            for row in 0..source.rows() {
+                for col in 0..source.cols() {
+                    let is_matrix = source.shape.len() == 2;
+                    let at = if is_matrix { panels::index(source.cols(), row, col) } else { row };
+                    values[source.stored_element(row, col)] = gradient[at];
+                }
+            }
+        }
+        stored
+    }
+
     fn of_kind(&mut self, kind: Kind) -> &mut HashMap<Place, Buffer<f32>> {
         match kind {
             Kind::Weight => &mut self.weights,
             Kind::Bias => &mut self.biases,
         }
     }
+}
+
+/// A tensor as a file holds it.
+pub struct Stored {
+    /// The file's name of it.
+    pub name: String,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: Vec<f32>,
 }
 
 /// The gradients at one place, as far as there are any.

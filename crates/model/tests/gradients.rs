@@ -3,13 +3,12 @@
 //! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) whose `golden.safetensors` has
 //! gradients.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use wootz_formats::{Checkpoint, TensorView};
+use wootz_formats::{Checkpoint, Format, TensorView};
+use wootz_kernels::Precision;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
-use wootz_kernels::{Precision, panels};
-use wootz_model::arch::{identify, sources};
+use wootz_model::arch::identify;
 use wootz_model::load::LoadOptions;
 use wootz_model::{Batch, Chunk, Gradients, Model, Recompute, Rows, Scratch, Training};
 
@@ -99,32 +98,24 @@ fn parity_of_every_gradient() {
 
         let checkpoint = wootz_model::load::open(&case.folder).unwrap();
         let (architecture, config) = identify(&checkpoint).unwrap();
-        let mut compared = 0;
         // By the tensors of the file: GPT-2's q, k and v are one. (The true gradient of k's bias is 0, for it adds the
         // same to all scores of a query; what is found there is rounding.)
-        let mut differences: BTreeMap<String, [f64; 2]> = BTreeMap::new();
-        for source in sources(architecture, &config, &checkpoint).unwrap() {
-            let golden = f32s(&case.golden.tensor(&format!("grad.{}", source.hf_name)).unwrap());
-            let found = gradients.get(source.to).unwrap();
-            let [error, size] = differences.entry(source.hf_name.clone()).or_default();
-            for row in 0..source.rows() {
-                for col in 0..source.cols() {
-                    let at =
-                        if source.shape.len() == 2 { panels::index(source.cols(), row, col) } else { row };
-                    let want = f64::from(golden[source.stored_element(row, col)]);
-                    *error += (f64::from(found[at]) - want).powi(2);
-                    *size += want * want;
-                }
-            }
+        let sources = architecture.tensors(&config, Format::Safetensors).unwrap();
+        assert_eq!(sources.len(), gradients.iter().count());
+        let mut compared = 0;
+        let mut worst = 0f64;
+        for found in gradients.in_file(&sources) {
+            let golden = case.golden.tensor(&format!("grad.{}", found.name)).unwrap();
+            assert_eq!(golden.shape, found.shape, "{name}: {}", found.name);
+            let golden = f32s(&golden);
+            let size = golden.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+            let error = golden.iter().zip(&found.values).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            let relative = (error / size).sqrt();
+            assert!(relative <= 1e-4, "{name}: {}: off by {relative:.1e} of its norm", found.name);
+            worst = worst.max(relative);
             compared += 1;
         }
-        let mut worst = 0f64;
-        for (tensor, [error, size]) in differences {
-            let relative = (error / size).sqrt();
-            assert!(relative <= 1e-4, "{name}: {tensor}: off by {relative:.1e} of its norm");
-            worst = worst.max(relative);
-        }
-        assert_eq!(compared, gradients.iter().count());
+        assert_eq!(compared, case.golden.tensors().filter(|t| t.name.starts_with("grad.")).count());
         println!("{name}: {compared} gradients, off by {worst:.1e} at most");
     }
 }
