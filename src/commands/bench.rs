@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::Instant;
-use wootz_kernels::ops::attention::{Attention, CacheType, LayerCache, Segment};
+use wootz_kernels::ops::attention::{self, Attention, CacheType, LayerCache, Segment};
 use wootz_kernels::ops::matmul::{Inputs, Product, matmul};
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::rng::Rng;
@@ -323,10 +323,11 @@ fn bench_attention(args: &BenchArgs, pool: &Pool, tokens: usize) -> Result<(f64,
     let q = random(tokens * heads * dim);
     let mut y = vec![0.0; q.len()];
     let attention = Attention { heads, scale: 0.088, window: None };
+    let mut scratch = attention::Scratch::default();
     let (median, _) = time(args.repeat.max(7), || {
         let start = Instant::now();
         let segment = Segment { rows: 0..tokens, first: seen - tokens, cache: &cache };
-        attention.forward(pool, &q, &[segment], &mut y);
+        attention.forward(pool, &mut scratch, &q, &[segment], &mut y, None);
         Ok(start.elapsed().as_secs_f64())
     })?;
     // A query of a prefill sees half of the keys on average.
