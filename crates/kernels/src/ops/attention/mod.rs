@@ -14,13 +14,15 @@
 //! Every product is the tile of [`super::matmul`], 32 lanes by several rows (`product.rs`), and the cache is stored for
 //! that (`cache.rs`).
 
+mod backward;
 mod cache;
 mod forward;
 mod product;
 mod reference;
 
+pub use backward::{Gradients, Saved};
 pub use cache::{CacheType, LayerCache};
-pub use reference::reference;
+pub use reference::{reference, reference_backward};
 
 use crate::pool::{Pool, Shares};
 use crate::simd::LANES;

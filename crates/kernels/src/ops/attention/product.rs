@@ -3,8 +3,9 @@
 //! ```text
 //!   c[r, n] (+)= sum over j of a(r, j) b[n](j)         b[n](j) a vector, j from 0 upwards, one accumulator an element
 //!
-//!   scores    q kᵀ             rows are queries, lanes 32 keys,        j walks the D values of a head
-//!   outputs   p v              rows are queries, lanes 32 of D values, j walks 32 keys
+//!   scores    q kᵀ, dy vᵀ      rows are queries, lanes 32 keys,        j walks the D values of a head
+//!   outputs   p v,  ds k       rows are queries, lanes 32 of D values, j walks 32 keys
+//!   backward  pᵀ dy, dsᵀ q     rows are keys,    lanes 32 of D values, j walks the queries of a tile
 //! ```
 //!
 //! Sums wait in c between calls in f32, which is what the accumulators hold: how rows and j are cut changes no bit.
@@ -30,6 +31,10 @@ pub(super) trait Left: Copy {
 #[derive(Clone, Copy)]
 pub(super) struct ByRow<'a, const S: usize>(pub &'a [f32]);
 
+/// `a(r, j) = values[j · S + r]`.
+#[derive(Clone, Copy)]
+pub(super) struct ByColumn<'a, const S: usize>(pub &'a [f32]);
+
 /// Whether `len` values have `outer` runs of `inner`, one every `stride`.
 fn has(len: usize, outer: usize, stride: usize, inner: usize) -> bool {
     outer == 0 || inner == 0 || (outer - 1) * stride + inner <= len
@@ -44,6 +49,18 @@ impl<const S: usize> Left for ByRow<'_, S> {
     unsafe fn at(self, row: usize, j: usize) -> f32 {
         // SAFETY: inside, by `has`.
         unsafe { *self.0.as_ptr().add(row * S + j) }
+    }
+}
+
+impl<const S: usize> Left for ByColumn<'_, S> {
+    #[inline(always)]
+    fn has(self, rows: usize, depth: usize) -> bool {
+        has(self.0.len(), depth, S, rows)
+    }
+    #[inline(always)]
+    unsafe fn at(self, row: usize, j: usize) -> f32 {
+        // SAFETY: inside, by `has`.
+        unsafe { *self.0.as_ptr().add(j * S + row) }
     }
 }
 
@@ -231,9 +248,33 @@ pub(super) fn to_pieces<I: Isa>(isa: I, from: &[f32], factor: f32, to: &mut [f32
     }
 }
 
+/// Copies row `r` of `[D/64][rows][64]`, times `factor`.
+#[inline(always)]
+pub(super) fn from_pieces<I: Isa>(isa: I, from: &[f32], rows: usize, r: usize, factor: f32, to: &mut [f32]) {
+    for (piece, to) in to.chunks_mut(PIECE).enumerate() {
+        scale(isa, &from[(piece * rows + r) * PIECE..][..to.len()], factor, to);
+    }
+}
+
 #[inline(always)]
 fn scale<I: Isa>(isa: I, from: &[f32], factor: f32, to: &mut [f32]) {
     for (from, to) in from.chunks(LANES).zip(to.chunks_mut(LANES)) {
         isa.store_slice(to, isa.mul(isa.load_slice(from, 0.0), isa.splat(factor)));
+    }
+}
+
+/// Writes `count` rows of width `dim` as `[blocks][D][32 rows]`; rows that are missing in the last block are 0.
+#[inline(always)]
+pub(super) fn across<'a>(row: impl Fn(usize) -> &'a [f32], count: usize, dim: usize, to: &mut [f32]) {
+    for (block, to) in to.chunks_exact_mut(dim * LANES).enumerate() {
+        let rows = count - block * LANES;
+        if rows < LANES {
+            to.fill(0.0);
+        }
+        for slot in 0..rows.min(LANES) {
+            for (to, x) in to.chunks_exact_mut(LANES).zip(row(block * LANES + slot)) {
+                to[slot] = *x;
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Forward against its reference, and bits against bits.
+//! Forward and backward against their references, and bits against bits.
 
 use super::*;
 use crate::rng::Rng;
@@ -168,4 +168,130 @@ fn what_a_sequence_left_behind_is_cleared() {
     let attention = Attention { heads: 1, scale: 1.0, window: None };
     attention.forward(&pool, &mut Scratch::default(), &[1.0; 4], &[segment], &mut y, None);
     assert_eq!(y, [2.0; 4]);
+}
+
+#[test]
+fn reference_backward_matches_finite_differences() {
+    let (dim, tokens, step) = (3, 6, 1e-5);
+    let mut rng = Rng::new(2, 0);
+    for window in [None, Some(1), Some(3)] {
+        let attention = Attention { heads: 1, scale: 0.7, window };
+        let mut random = || -> Vec<f64> { (0..tokens * dim).map(|_| f64::from(rng.normal())).collect() };
+        let inputs = [random(), random(), random()];
+        let dy = random();
+        let loss = |inputs: &[Vec<f64>; 3]| -> f64 {
+            let (y, _) = reference(&attention, dim, inputs.each_ref().map(|x| &x[..]));
+            y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
+        };
+        let gradients = reference_backward(&attention, dim, inputs.each_ref().map(|x| &x[..]), &dy);
+        for (which, gradient) in gradients.iter().enumerate() {
+            for (i, got) in gradient.iter().enumerate() {
+                let moved = |by: f64| {
+                    let mut inputs = inputs.clone();
+                    inputs[which][i] += by;
+                    loss(&inputs)
+                };
+                let want = (moved(step) - moved(-step)) / (2.0 * step);
+                assert!((got - want).abs() < 1e-8, "input {which}, {i}: {got}, by differences {want}");
+            }
+        }
+    }
+}
+
+/// Sequences, one behind the other.
+struct Batch {
+    lengths: Vec<usize>,
+    /// q, k, v and dy.
+    inputs: [Vec<f32>; 4],
+    y: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+impl Batch {
+    fn new(isa: IsaKind, cases: &[Case], inputs: &[[Vec<f32>; 4]]) -> Batch {
+        let outputs: Vec<_> =
+            cases.iter().zip(inputs).map(|(case, inputs)| case.forward(isa, inputs)).collect();
+        Batch {
+            lengths: cases.iter().map(|case| case.tokens).collect(),
+            inputs: std::array::from_fn(|i| inputs.iter().flat_map(|x| &x[i]).copied().collect()),
+            y: outputs.iter().flat_map(|[y, _]| y).copied().collect(),
+            lse: outputs.iter().flat_map(|[_, lse]| lse).copied().collect(),
+        }
+    }
+
+    /// dq, dk and dv. Whatever was in the scratch and in the gradients must not matter.
+    fn backward(&self, isa: IsaKind, threads: usize, case: &Case) -> [Vec<f32>; 3] {
+        let [q, k, v, dy] = &self.inputs;
+        let (attention, lengths) = (case.attention(), &self.lengths[..]);
+        let longest = lengths.iter().copied().max().unwrap();
+        let len = attention.backward_scratch(threads, case.kv_heads, case.dim, longest);
+        let mut scratch = vec![f32::NAN; len];
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| vec![f32::NAN; x.len()]);
+        let saved = Saved { lengths, q, k, v, y: &self.y, lse: &self.lse };
+        let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+        attention.backward_on(isa, &Pool::new(threads), &mut scratch, &saved, dy, gradients);
+        [dq, dk, dv]
+    }
+}
+
+#[test]
+fn backward_matches_the_reference() {
+    let mut rng = Rng::new(3, 0);
+    for case in cases() {
+        let inputs = case.random(&mut rng);
+        let mut want = [case.heads, case.kv_heads, case.kv_heads]
+            .map(|heads| vec![vec![0.0; case.tokens * case.dim]; heads]);
+        for head in 0..case.heads {
+            let [q, k, v] = case.head(&inputs, head);
+            let dy = case.pick(&inputs[3], case.heads, head);
+            let gradients = reference_backward(&case.attention(), case.dim, [&q, &k, &v], &dy);
+            let kv = case.kv(head);
+            for ((want, head), gradient) in want.iter_mut().zip([head, kv, kv]).zip(gradients) {
+                want[head].iter_mut().zip(gradient).for_each(|(sum, x)| *sum += x);
+            }
+        }
+        for isa in IsaKind::available() {
+            let got = Batch::new(isa, &[case], std::slice::from_ref(&inputs)).backward(isa, 1, &case);
+            for ((name, got), want) in ["dq", "dk", "dv"].iter().zip(&got).zip(&want) {
+                let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+                let differences = want.iter().enumerate().flat_map(|(head, want)| {
+                    case.pick(got, got.len() / want.len(), head).into_iter().zip(want).map(|(a, b)| a - b)
+                });
+                let error = norm(&mut { differences });
+                // A query that sees itself alone has gradients of 0, out of terms that are about 1.
+                let bound =
+                    1e-6 * norm(&mut want.iter().flatten().copied()) + 1e-6 * (got.len() as f64).sqrt();
+                assert!(error <= bound, "{} {case:?}: {name} is off by {error}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_of_gradients_do_not_depend_on_threads_or_company() {
+    let mut rng = Rng::new(4, 0);
+    for isa in IsaKind::available() {
+        for case in &CASES {
+            let cases =
+                [case.tokens, 0, 1, 64, case.tokens.div_ceil(2)].map(|tokens| Case { tokens, ..*case });
+            let inputs = cases.each_ref().map(|case| case.random(&mut rng));
+            let batch = Batch::new(isa, &cases, &inputs);
+            let together = batch.backward(isa, 1, case);
+            for threads in [2, 3] {
+                let other = batch.backward(isa, threads, case);
+                assert!(
+                    together.iter().zip(&other).all(|(a, b)| same_bits(a, b)),
+                    "{threads} threads {case:?}"
+                );
+            }
+            let mut alone = [const { Vec::new() }; 3];
+            for (case, inputs) in cases.iter().zip(&inputs).filter(|(case, _)| case.tokens > 0) {
+                let batch = Batch::new(isa, &[*case], std::slice::from_ref(inputs));
+                for (alone, gradient) in alone.iter_mut().zip(batch.backward(isa, 1, case)) {
+                    alone.extend(gradient);
+                }
+            }
+            assert!(together.iter().zip(&alone).all(|(a, b)| same_bits(a, b)), "company of {case:?}");
+        }
+    }
 }
