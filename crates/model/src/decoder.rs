@@ -96,6 +96,16 @@ impl Model {
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Model> {
         let pool = Pool::new(options.threads);
         let (architecture, config, weights) = Weights::load(checkpoint, &pool, options.precision)?;
+        Ok(Model::from_weights(architecture, config, weights, pool))
+    }
+
+    /// A model of parameters in memory, such as [`Weights::generate`] makes for the same configuration.
+    pub fn from_weights(
+        architecture: &'static Architecture,
+        config: DecoderConfig,
+        weights: Weights,
+        pool: Pool,
+    ) -> Model {
         let mut distinct: Vec<&Rope> = Vec::new();
         let mut rotation_of = Vec::new();
         for layer in &config.layers {
@@ -107,7 +117,7 @@ impl Model {
             }));
         }
         let rotations = distinct.into_iter().map(|rope| frequencies(rope, config.head_dim)).collect();
-        Ok(Model { architecture, config, weights, pool, rotations, rotation_of })
+        Model { architecture, config, weights, pool, rotations, rotation_of }
     }
 
     /// The architecture.

@@ -4,7 +4,7 @@ use crate::arch::sources;
 use crate::arch::{Architecture, identify};
 use crate::config::{DecoderConfig, Head, Positions};
 use crate::error::{Context, Result, fail};
-use crate::names::{Kind, Part, Place, Source, TensorId};
+use crate::names::{Kind, Part, Place, Source, TensorId, canonical};
 use std::collections::HashMap;
 use wootz_formats::Checkpoint;
 use wootz_kernels::{DType, Matrix, Pool, Precision, panels, quant};
@@ -80,6 +80,32 @@ impl Weights {
         let loader = Loader { checkpoint, pool, precision, sources: by_id };
         let weights = loader.all(&config).context(|| checkpoint.path().display().to_string())?;
         Ok((architecture, config, weights))
+    }
+
+    /// Parameters in f32 that `fill` makes up: `fill(id, first, out)` sets the elements of a tensor from number `first`
+    /// on, row-major, in its canonical shape. It is called for parts of tensors, from all threads.
+    pub fn generate(
+        config: &DecoderConfig,
+        pool: &Pool,
+        fill: impl Fn(TensorId, usize, &mut [f32]) + Sync,
+    ) -> Weights {
+        let shapes: HashMap<TensorId, Vec<usize>> = canonical(config).into_iter().collect();
+        let generator = Generator { shapes, pool, fill };
+        let matrix = |place| generator.matrix(place);
+        let layers = (0..config.n_layers()).map(|index| generator.layer(index)).collect();
+        Weights {
+            embed: matrix(Place::Embed),
+            positions: match config.positions {
+                Positions::Learned => Some(matrix(Place::PosEmbed)),
+                Positions::Rotary => None,
+            },
+            layers,
+            norm: generator.norm(Place::FinalNorm),
+            head: match config.head {
+                Head::Tied => None,
+                Head::Untied => Some(matrix(Place::Head)),
+            },
+        }
     }
 
     /// Bytes of all parameters in memory.
@@ -208,6 +234,72 @@ impl NormWeights {
         if let Some(bias) = &mut self.bias {
             all.push((TensorId::bias(place), Parameter::Vector(bias)));
         }
+    }
+}
+
+struct Generator<'a, F> {
+    shapes: HashMap<TensorId, Vec<usize>>,
+    pool: &'a Pool,
+    fill: F,
+}
+
+impl<F: Fn(TensorId, usize, &mut [f32]) + Sync> Generator<'_, F> {
+    fn layer(&self, index: usize) -> Layer {
+        let at = |part| Place::Layer(index, part);
+        let has = |part| self.shapes.contains_key(&TensorId::weight(at(part)));
+        let linear = |part| self.linear(at(part));
+        let norm = |part| self.norm(at(part));
+        Layer {
+            attn_norm: norm(Part::AttnNorm),
+            qkv: [linear(Part::Q), linear(Part::K), linear(Part::V)],
+            qk_norm: has(Part::QNorm).then(|| [norm(Part::QNorm), norm(Part::KNorm)]),
+            o: linear(Part::O),
+            attn_post_norm: has(Part::AttnPostNorm).then(|| norm(Part::AttnPostNorm)),
+            mlp_norm: norm(Part::MlpNorm),
+            gate: has(Part::Gate).then(|| linear(Part::Gate)),
+            up: linear(Part::Up),
+            down: linear(Part::Down),
+            mlp_post_norm: has(Part::MlpPostNorm).then(|| norm(Part::MlpPostNorm)),
+        }
+    }
+
+    fn linear(&self, place: Place) -> Linear {
+        Linear { weight: self.matrix(place), bias: self.vector(TensorId::bias(place)) }
+    }
+
+    fn norm(&self, place: Place) -> NormWeights {
+        let weight = self.vector(TensorId::weight(place)).unwrap_or_default();
+        NormWeights { weight, bias: self.vector(TensorId::bias(place)) }
+    }
+
+    fn vector(&self, id: TensorId) -> Option<Vec<f32>> {
+        let mut values = vec![0.0; self.shapes.get(&id)?[0]];
+        (self.fill)(id, 0, &mut values);
+        Some(values)
+    }
+
+    /// Panel by panel: 32 rows are made up, and interleaved.
+    fn matrix(&self, place: Place) -> Matrix {
+        let id = TensorId::weight(place);
+        let [rows, cols] = match self.shapes.get(&id).map(Vec::as_slice) {
+            Some(&[rows, cols]) => [rows, cols],
+            _ => [0, 0],
+        };
+        let mut matrix = Matrix::zeroed(DType::F32, [rows, cols]);
+        if let Some(values) = matrix.values_mut().filter(|values| !values.is_empty()) {
+            self.pool.for_each_row(values, panels::LANES * cols, 1, |panel, values| {
+                let first = panel * panels::LANES;
+                let count = panels::LANES.min(rows - first);
+                let mut row_major = vec![0.0; count * cols];
+                (self.fill)(id, first * cols, &mut row_major);
+                for (row, from) in row_major.chunks_exact(cols).enumerate() {
+                    for (col, value) in from.iter().enumerate() {
+                        values[panels::index(cols, row, col)] = *value;
+                    }
+                }
+            });
+        }
+        matrix
     }
 }
 

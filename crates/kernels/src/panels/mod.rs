@@ -24,7 +24,10 @@ pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
 
-use crate::simd::{Isa, LANES};
+use crate::simd::Isa;
+
+/// Output channels of a panel.
+pub use crate::simd::LANES;
 
 /// Elements of the f32 panels of a matrix `[rows, cols]`: the last panel is filled up.
 pub fn len([rows, cols]: [usize; 2]) -> usize {

@@ -1,29 +1,38 @@
-//! `wootz check`: this program's logits and loss against a reference's.
+//! `wootz check`: this program's logits, loss, gradients and optimiser steps against a reference's.
+
+mod gradients;
+mod steps;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use wootz_formats::llmc::DebugState;
-use wootz_formats::{Checkpoint, FileKind, Metadata, TensorView, identify, safetensors};
+use wootz_formats::{Checkpoint, FileKind, Format, Metadata, TensorView, identify, safetensors};
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::ops::softmax::log_sum_exp;
 use wootz_kernels::{DType, Precision, pool, quant};
+use wootz_model::gradients::Stored;
 use wootz_model::load::LoadOptions;
-use wootz_model::{Chunk, MAX_CHUNK, Model, Rows, Scratch};
+use wootz_model::{Batch, Chunk, MAX_CHUNK, Model, Rows, Scratch};
+use wootz_train::trainer as train;
 
-/// Compare logits and loss with a reference file
+/// Compare logits, loss and every gradient with a reference file
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// The model
     model: String,
-    /// Safetensors with `input_ids` [B, T], `logits` [B, T, V] and perhaps `targets` [B, T] (-1 or -100: not counted);
-    /// or llm.c's debug state
+    /// Safetensors with `input_ids` [B, T], `logits` [B, T, V] and perhaps `targets` [B, T] (negative: not counted) and
+    /// `grad.NAME` of every parameter, under transformers' names; or llm.c's debug state
     #[arg(long, value_name = "FILE")]
     reference: PathBuf,
     /// The reference's tensor of logits [default: `logits.NAME` for a model file NAME.gguf if there is one, else `logits`]
     #[arg(long, value_name = "NAME")]
     logits_key: Option<String>,
-    /// Write this program's `logits` and `loss` to a safetensors file, whether or not they agree
+    /// Take N optimiser steps on the reference's batch, and compare their losses with those in golden.json or
+    /// train_losses.json beside it
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    steps: usize,
+    /// Write this program's `logits`, `loss` and `grad.NAME` to a safetensors file, whether or not they agree
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
     /// `f32` never rounds inputs; `auto` computes as `generate` does
@@ -51,6 +60,9 @@ struct Reference {
     targets: Option<Vec<i64>>,
     logits: Vec<f32>,
     loss: Option<f64>,
+    /// Under the names of `format`; empty if the file has none.
+    gradients: Vec<Stored>,
+    format: Format,
 }
 
 /// Runs the command.
@@ -66,9 +78,18 @@ pub fn run(args: CheckArgs) -> Result<()> {
     let logits = forward(&model, &reference)?;
     let vocab = model.config().vocab_size;
     let loss = reference.targets.as_ref().map(|targets| mean_loss(&logits, targets, vocab));
+    let own = own_gradients(&model, &reference, args.dump.is_some())?;
     if let Some(path) = &args.dump {
-        dump(path, &reference, &logits, vocab, loss)?;
+        dump(path, &model, &reference, &logits, loss, &own)?;
     }
+    let gradients = match reference.gradients.is_empty() {
+        true => Vec::new(),
+        false => gradients::compare(&own, &reference.gradients)?,
+    };
+    let steps = match args.steps {
+        0 => Vec::new(),
+        count => take_steps(model, &args, &reference, count)?,
+    };
 
     let (mut largest, mut magnitude) = (0f64, 0f64);
     for (got, want) in logits.iter().zip(&reference.logits) {
@@ -84,10 +105,15 @@ pub fn run(args: CheckArgs) -> Result<()> {
         (None, None) => None,
     };
     let loss_error = loss.zip(want_loss).map(|(got, want)| (got - want).abs() / want.abs());
-    let passed = match precision {
+    let (of_gradients, of_steps) = match precision {
+        Precision::F32 => (gradients::TOLERANCE_F32, steps::TOLERANCE_F32),
+        Precision::Native => (gradients::TOLERANCE_ROUNDED, steps::TOLERANCE_ROUNDED),
+    };
+    let forward_passed = match precision {
         Precision::F32 => relative <= LOGITS_F32 && loss_error.is_none_or(|e| e <= LOSS_F32),
         Precision::Native => divergence <= DIVERGENCE_ROUNDED,
     };
+    let passed = forward_passed && gradients::pass(&gradients, of_gradients) && steps::pass(&steps, of_steps);
     if args.json {
         println!(
             "{}",
@@ -100,6 +126,8 @@ pub fn run(args: CheckArgs) -> Result<()> {
                 "loss": loss,
                 "reference_loss": want_loss,
                 "loss_relative_difference": loss_error,
+                "gradients": gradients::to_json(&gradients),
+                "steps": steps::to_json(&steps),
             })
         );
     } else {
@@ -118,6 +146,14 @@ pub fn run(args: CheckArgs) -> Result<()> {
                 "loss        {got:.6}, expected {want:.6}, off by {error:.3e} {}",
                 tolerance(LOSS_F32, exact)
             );
+        }
+        if !gradients.is_empty() {
+            println!();
+            gradients::print(&gradients, of_gradients);
+        }
+        if !steps.is_empty() {
+            println!();
+            steps::print(&steps, of_steps);
         }
         println!("{}", if passed { "passed" } else { "FAILED" });
     }
@@ -180,15 +216,67 @@ fn divergence(got: &[f32], want: &[f32], vocab: usize) -> f64 {
     if mean.is_nan() { f64::INFINITY } else { mean.max(0.0) }
 }
 
-fn dump(path: &Path, reference: &Reference, logits: &[f32], vocab: usize, loss: Option<f64>) -> Result<()> {
-    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
-    let (logits, loss) = (bytes(logits), loss.map(|loss| bytes(&[loss as f32])));
-    let [batch, seq] = reference.shape;
-    let shape = [batch, seq, vocab];
-    let mut tensors = vec![TensorView { name: "logits", dtype: DType::F32, shape: &shape, bytes: &logits }];
-    if let Some(loss) = &loss {
-        tensors.push(TensorView { name: "loss", dtype: DType::F32, shape: &[], bytes: loss });
+/// Our gradients, under the reference's names, if it has any or they are to be written.
+fn own_gradients(model: &Model, reference: &Reference, dump: bool) -> Result<Vec<Stored>> {
+    let Some(targets) = &reference.targets else { return Ok(Vec::new()) };
+    if reference.gradients.is_empty() && !dump {
+        return Ok(Vec::new());
     }
+    let targets = narrow(targets);
+    gradients::compute(model, &reference.ids, &targets, reference.shape, reference.format)
+}
+
+/// Targets as training takes them: whatever does not count is -1.
+fn narrow(targets: &[i64]) -> Vec<i32> {
+    targets.iter().map(|&target| i32::try_from(target).map_or(-1, |target| target.max(-1))).collect()
+}
+
+fn take_steps(
+    model: Model,
+    args: &CheckArgs,
+    reference: &Reference,
+    count: usize,
+) -> Result<Vec<steps::Row>> {
+    let Some(targets) = &reference.targets else {
+        bail!("{} has no `targets`, which optimiser steps need", args.reference.display())
+    };
+    let format = match args.dtype.precision() {
+        Precision::F32 => train::Format::F32,
+        Precision::Native => train::Format::Bf16,
+    };
+    let [batch, seq] = reference.shape;
+    let (targets, lengths) = (narrow(targets), vec![seq; batch]);
+    let batch = Batch { tokens: &reference.ids, targets: &targets, lengths: &lengths };
+    steps::Reference::beside(&args.reference)?.take(model, format, &batch, count)
+}
+
+fn dump(
+    path: &Path,
+    model: &Model,
+    reference: &Reference,
+    logits: &[f32],
+    loss: Option<f64>,
+    own: &[Stored],
+) -> Result<()> {
+    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let [batch, seq] = reference.shape;
+    let mut all = vec![("logits".to_owned(), vec![batch, seq, model.config().vocab_size], bytes(logits))];
+    if let Some(loss) = loss {
+        all.push(("loss".to_owned(), vec![], bytes(&[loss as f32])));
+    }
+    // Always under transformers' names, whatever the names of the reference.
+    let renamed = match (reference.format, &reference.targets) {
+        (Format::Safetensors, _) | (_, None) => None,
+        (_, Some(targets)) => {
+            let (ids, targets) = (&reference.ids, narrow(targets));
+            Some(gradients::compute(model, ids, &targets, reference.shape, Format::Safetensors)?)
+        }
+    };
+    for stored in renamed.as_deref().unwrap_or(own) {
+        all.push((format!("grad.{}", stored.name), stored.shape.clone(), bytes(&stored.values)));
+    }
+    let tensors: Vec<TensorView> =
+        all.iter().map(|(name, shape, bytes)| TensorView { name, dtype: DType::F32, shape, bytes }).collect();
     safetensors::write(path, &tensors, &[]).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -209,6 +297,8 @@ fn read_reference(
             targets: Some(state.targets().iter().map(|&id| i64::from(id)).collect()),
             logits: floats(&state.logits())?,
             loss: Some(f64::from(state.loss())),
+            gradients: state.gradients().map(|tensor| stored(&tensor, tensor.name)).collect::<Result<_>>()?,
+            format: Format::LlmC,
         }
     } else {
         read_safetensors(args, model, vocab)?
@@ -259,7 +349,16 @@ fn read_safetensors(args: &CheckArgs, model: &Path, vocab: usize) -> Result<Refe
         targets,
         logits: floats(&tensor(&key)?)?,
         loss,
+        gradients: file
+            .tensors()
+            .filter_map(|tensor| Some(stored(&tensor, tensor.name.strip_prefix("grad.")?)))
+            .collect::<Result<_>>()?,
+        format: Format::Safetensors,
     })
+}
+
+fn stored(tensor: &TensorView, name: &str) -> Result<Stored> {
+    Ok(Stored { name: name.to_owned(), shape: tensor.shape.to_vec(), values: floats(tensor)? })
 }
 
 /// Token ids that the model has.
