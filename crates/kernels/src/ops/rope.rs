@@ -197,6 +197,10 @@ mod tests {
                 for direction in [Direction::Forward, Direction::Back] {
                     let mut y = x.clone();
                     dispatch_to(kind, Turn { x: &mut y, cos: &cos, sin: &sin, half, direction });
+                    let mut plain = x.clone();
+                    let turn = Turn { x: &mut plain, cos: &cos, sin: &sin, half, direction };
+                    dispatch_to(IsaKind::Scalar, turn);
+                    assert_eq!(y, plain, "{}: every operation is rounded once", kind.name());
                     for row in 0..2 {
                         let at = row * 6 * half..(row + 1) * 6 * half;
                         let (x, angle) = (&x_[at.clone()], row * half..(row + 1) * half);
