@@ -14,7 +14,7 @@
 //!   dx[v] = dz[v] · scale · (1 - (z[v] / (scale · cap))²)          the last factor with a soft-cap: tanh' = 1 - tanh²
 //! ```
 //!
-//! For the derivative of log(sum of e^z) with respect to z[v] is e^z[v] / sum = p[v]. A probability that is too small
+//! For the derivative of log(sum of e^z) with respect to `z[v]` is `e^z[v] / sum = p[v]`. A probability that is too small
 //! is pushed up, and the others down, in proportion to what they are.
 //!
 //! The weight is all that tells kinds of training apart: 1 / tokens for pretraining, 0 on the prompt in fine-tuning (or

@@ -14,7 +14,7 @@
 //!   dx[r, c] = s[r] · (dn[r, c] - n[r, c] · mean over c of dn · n)
 //! ```
 //!
-//! For s changes with x too: ds/dx[c] = -s³ x[c] / C = -s² n[c] / C, which brings the second term. It takes away what
+//! For s changes with x too: `ds/dx[c] = -s³ x[c] / C = -s² n[c] / C`, which brings the second term. It takes away what
 //! points along n: making x longer does not change y. `s` is computed again from x rather than kept.
 
 use super::rows::{Write, for_rows, sum_over_rows};
