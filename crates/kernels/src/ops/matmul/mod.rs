@@ -16,8 +16,8 @@
 //! is what the accumulators hold. Both run the same multiply-adds in the same order.
 
 //!
-//! **Backward** is two products more, of the same cost each, with other sums: [`input_gradient`] over n,
-//! [`weight_gradient`] over m.
+//! **Backward** is two products more, of the same cost each, with other sums: [`input_gradient()`] over n,
+//! [`weight_gradient()`] over m.
 
 mod float;
 pub mod input_gradient;
