@@ -5,7 +5,7 @@
 //! - [`arch`]: from a file's metadata to a config, one file an architecture; [`names`]: where each tensor is in a file
 //! - [`weights`]: the parameters in memory; [`kv_cache`]: what a sequence leaves behind; [`rope`]: rotary frequencies
 //! - `block`: one block, forward and backward; [`decoder`]: the forward pass of all; [`training`]: forward, loss and
-//!   backward; [`gradients`]: what comes of it
+//!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
 //! - [`load`]: from a path to a model and its tokenizer
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ pub mod gradients;
 pub mod kv_cache;
 pub mod load;
 pub mod names;
+pub mod plan;
 pub mod rope;
 pub mod training;
 pub mod weights;

@@ -190,7 +190,7 @@ impl Training {
         if self.blocks.len() < slots {
             self.blocks.resize_with(slots, Activations::default);
         }
-        let stretch = self.stretch(layers);
+        let stretch = stretch(self.recompute, layers);
         if self.inputs.len() < layers.div_ceil(stretch) {
             self.inputs.resize_with(layers.div_ceil(stretch), Vec::new);
             self.of_stretch.resize_with(stretch, Vec::new);
@@ -253,7 +253,7 @@ impl Training {
     /// computed from the first, which was kept.
     fn recompute_input(&mut self, model: &Model, index: usize) {
         let layers = model.config().n_layers();
-        let stretch = self.stretch(layers);
+        let stretch = stretch(self.recompute, layers);
         let (first, offset) = (index / stretch * stretch, index % stretch);
         let is_last = index + 1 == layers || offset + 1 == stretch;
         if is_last && offset > 0 {
@@ -265,14 +265,6 @@ impl Training {
         }
         let input = if offset == 0 { &self.inputs[index / stretch] } else { &self.of_stretch[offset] };
         copy(input, &mut self.x);
-    }
-
-    /// Blocks from one kept input to the next.
-    fn stretch(&self, layers: usize) -> usize {
-        match self.recompute {
-            Recompute::None | Recompute::Block => 1,
-            Recompute::All => layers.isqrt().max(1),
-        }
     }
 
     /// Norm, head and loss; with gradients, down to that of the stream (`d_x`).
@@ -361,6 +353,14 @@ impl Training {
             });
         }
         model.set_angles(&mut self.angles, &self.spans);
+    }
+}
+
+/// Blocks from one kept input to the next.
+pub(crate) fn stretch(recompute: Recompute, layers: usize) -> usize {
+    match recompute {
+        Recompute::None | Recompute::Block => 1,
+        Recompute::All => layers.isqrt().max(1),
     }
 }
 
