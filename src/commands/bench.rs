@@ -322,7 +322,6 @@ fn bench_attention(args: &BenchArgs, pool: &Pool, tokens: usize) -> Result<(f64,
     cache.append(pool, 0, &random(seen * kv_heads * dim), &random(seen * kv_heads * dim));
     let q = random(tokens * heads * dim);
     let mut y = vec![0.0; q.len()];
-    let mut scratch = attention::Scratch::default();
     let attention = Attention { heads, scale: 0.088, window: None };
     let mut scratch = attention::Scratch::default();
     let (median, _) = time(args.repeat.max(7), || {
