@@ -146,6 +146,12 @@ impl Weights {
     }
 }
 
+/// One parameter, to be read.
+enum Values<'a> {
+    Matrix(&'a Matrix),
+    Vector(&'a [f32]),
+}
+
 /// One parameter, to be changed.
 pub enum Parameter<'a> {
     /// A projection's weight, an embedding or a table.
@@ -170,6 +176,63 @@ impl Weights {
             all.push((TensorId::weight(Place::Head), Parameter::Matrix(head)));
         }
         all
+    }
+
+    /// A parameter's values in f32, row-major in its canonical shape, in place of what `out` held.
+    ///
+    /// # Errors
+    /// The decoder has no such parameter.
+    pub fn read(&self, id: TensorId, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        match self.get(id) {
+            Some(Values::Vector(values)) => out.extend_from_slice(values),
+            Some(Values::Matrix(matrix)) => {
+                out.resize(matrix.rows() * matrix.cols(), 0.0);
+                for (row, out) in out.chunks_exact_mut(matrix.cols().max(1)).enumerate() {
+                    matrix.decode_row(row, out);
+                }
+            }
+            None => fail!("tensor `{id}` is missing"),
+        }
+        Ok(())
+    }
+
+    /// One parameter; `None` if the decoder has none of this name.
+    fn get<'s>(&'s self, id: TensorId) -> Option<Values<'s>> {
+        let norm = |norm: &'s NormWeights| match id.kind {
+            Kind::Weight => Some(norm.weight.as_slice()),
+            Kind::Bias => norm.bias.as_deref(),
+        };
+        match (id.place, id.kind) {
+            (Place::Embed, Kind::Weight) => Some(Values::Matrix(&self.embed)),
+            (Place::PosEmbed, Kind::Weight) => self.positions.as_ref().map(Values::Matrix),
+            (Place::Head, Kind::Weight) => self.head.as_ref().map(Values::Matrix),
+            (Place::Embed | Place::PosEmbed | Place::Head, Kind::Bias) => None,
+            (Place::FinalNorm, _) => norm(&self.norm).map(Values::Vector),
+            (Place::Layer(index, part), kind) => {
+                let layer = self.layers.get(index)?;
+                let [q, k, v] = &layer.qkv;
+                let linear = match part {
+                    Part::Q => q,
+                    Part::K => k,
+                    Part::V => v,
+                    Part::O => &layer.o,
+                    Part::Gate => layer.gate.as_ref()?,
+                    Part::Up => &layer.up,
+                    Part::Down => &layer.down,
+                    Part::AttnNorm => return norm(&layer.attn_norm).map(Values::Vector),
+                    Part::QNorm => return norm(&layer.qk_norm.as_ref()?[0]).map(Values::Vector),
+                    Part::KNorm => return norm(&layer.qk_norm.as_ref()?[1]).map(Values::Vector),
+                    Part::AttnPostNorm => return norm(layer.attn_post_norm.as_ref()?).map(Values::Vector),
+                    Part::MlpNorm => return norm(&layer.mlp_norm).map(Values::Vector),
+                    Part::MlpPostNorm => return norm(layer.mlp_post_norm.as_ref()?).map(Values::Vector),
+                };
+                match kind {
+                    Kind::Weight => Some(Values::Matrix(&linear.weight)),
+                    Kind::Bias => linear.bias.as_deref().map(Values::Vector),
+                }
+            }
+        }
     }
 
     /// Brings every matrix into another floating-point type: rounded where that has fewer bits. Positions stay in f32,
