@@ -1,6 +1,17 @@
-//! Training, and the data to train on.
+//! Training, the data to train on.
+//!
+//! In reading order:
+//! - [`stories`]: the built-in data
+//! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them
+//! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
+
 #![forbid(unsafe_code)]
 
+pub mod error;
 pub mod optimizer;
+pub mod outlier;
+pub mod schedule;
 pub mod stories;
 pub mod trainer;
+
+pub use error::{Error, Result};
