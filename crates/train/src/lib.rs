@@ -4,12 +4,14 @@
 //! - [`stories`]: the built-in data
 //! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them
 //! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
+//! - [`progress`]: what a terminal shows meanwhile
 
 #![forbid(unsafe_code)]
 
 pub mod error;
 pub mod optimizer;
 pub mod outlier;
+pub mod progress;
 pub mod schedule;
 pub mod stories;
 pub mod trainer;
