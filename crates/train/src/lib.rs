@@ -1,9 +1,10 @@
-//! Training, the data to train on.
+//! Training, the data to train on, and what a run leaves behind.
 //!
 //! In reading order:
 //! - [`stories`]: the built-in data
 //! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them
 //! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
+//! - [`run`]: the folder of a run: settings, metrics, checkpoints, report
 //! - [`progress`]: what a terminal shows meanwhile
 
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@ pub mod error;
 pub mod optimizer;
 pub mod outlier;
 pub mod progress;
+pub mod run;
 pub mod schedule;
 pub mod stories;
 pub mod trainer;
