@@ -5,6 +5,8 @@
 //! runs/2026-01-31-tiny/
 //!   config.toml                 every setting, so that the run can be repeated  folder.rs
 //!   tokenizer.json              and what else the run's text is read with
+//!   metrics.jsonl               one object a line                             metrics.rs
+//!   events.out.tfevents.*       the same numbers for TensorBoard              tensorboard.rs
 //!   checkpoints/step-000100/    the model, and what else resuming needs       checkpoint.rs
 //!   lock                        held by the process that trains               folder.rs
 //! ```
@@ -14,6 +16,8 @@
 
 pub mod checkpoint;
 mod folder;
+pub mod metrics;
+pub mod tensorboard;
 
 pub use folder::{Folder, IfTaken, dated_name, is_run, newest_model};
 
