@@ -7,16 +7,58 @@
 //!   tokenizer.json              and what else the run's text is read with
 //!   metrics.jsonl               one object a line                             metrics.rs
 //!   events.out.tfevents.*       the same numbers for TensorBoard              tensorboard.rs
+//!   report.html                 the same numbers as a page                    report.rs
 //!   checkpoints/step-000100/    the model, and what else resuming needs       checkpoint.rs
 //!   lock                        held by the process that trains               folder.rs
 //! ```
 //!
 //! A step counts the updates that are done: the first line of `metrics.jsonl` is step 1, and `step-000100` holds
 //! the weights after 100 updates.
+//!
+//! ```
+//! use wootz_train::run::checkpoint::{Best, Check, Keep, Store, TensorSpec};
+//! use wootz_train::run::metrics::{Metrics, Row, Step};
+//! use wootz_train::run::{Folder, IfTaken, report};
+//!
+//! # let runs = std::env::temp_dir().join(format!("wootz-doc-{}", std::process::id()));
+//! # let settings = std::collections::BTreeMap::from([("seed", 1337)]);
+//! # let (weights, rng) = ([0.5f32; 6], 7u64);
+//! # let specs = [TensorSpec { name: "w", shape: &[2, 3] }];
+//! # let measured = Step { step: 1, tokens: 64, loss: 2.5, grad_norm: 1.0, lr: 1e-3, tokens_per_second: 9.0 };
+//! let run = Folder::create(&runs, "tiny", IfTaken::Number)?; // locked as long as it lives
+//! run.write_config(&settings)?;
+//! let mut metrics = Metrics::create(&run.metrics())?;
+//! let store = Store::at(run.checkpoints()).keeping(Keep { newest: 3, best: Best::Keep });
+//!
+//! metrics.append(&Row::from(measured))?;
+//! metrics.sync()?;
+//! store.save(1, |w| {
+//!     w.tensors("weights.safetensors", &specs, |_, sink| Ok(sink.write(&weights)?))?;
+//!     w.json("state.json", &rng)
+//! })?;
+//! report::write(run.path())?;
+//!
+//! // To go on, in another process:
+//! # let path = run.path().to_owned();
+//! # drop(run);
+//! let run = Folder::open(&path)?;
+//! let latest = Store::at(run.checkpoints()).latest(Check::Hashes)?;
+//! latest.skipped.iter().for_each(|skipped| eprintln!("{skipped}"));
+//! let checkpoint = latest.found.ok_or("no checkpoint")?;
+//! let (metrics, _) = Metrics::resume(&run.metrics(), checkpoint.step())?;
+//! let mut weights = [0.0; 6];
+//! checkpoint.tensors("weights.safetensors")?.read("w", &[2, 3], &mut weights)?;
+//! let rng: u64 = checkpoint.json("state.json")?;
+//! # assert_eq!((weights, rng), ([0.5; 6], 7));
+//! # drop((run, metrics));
+//! # std::fs::remove_dir_all(&runs)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod checkpoint;
 mod folder;
 pub mod metrics;
+pub mod report;
 pub mod tensorboard;
 
 pub use folder::{Folder, IfTaken, dated_name, is_run, newest_model};
