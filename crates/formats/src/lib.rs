@@ -32,4 +32,4 @@ pub use gguf::GgufMetadata;
 pub use identify::{FileKind, identify};
 pub use llama2c::Llama2cHeader;
 pub use llmc::LlmcHeader;
-pub use tensor::{TensorEntry, TensorView};
+pub use tensor::{Fill, TensorEntry, TensorSpec, TensorView};

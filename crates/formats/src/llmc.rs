@@ -7,6 +7,7 @@
 //! Matrices are stored as llm.c multiplies them: `[output, input]`, so GPT-2's weights are already transposed.
 //! Source: `write_model` and `write_state` of <https://github.com/karpathy/llm.c/blob/master/train_gpt2.py>.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,8 +15,8 @@ use wootz_kernels::DType;
 
 use crate::bytes::{Reader, f32s, i32s};
 use crate::mmap::Mmap;
-use crate::tensor::{Layout, TensorEntry, TensorView};
-use crate::{Error, ErrorKind};
+use crate::tensor::{Fill, Layout, TensorEntry, TensorSpec, TensorView, write_exactly};
+use crate::{Error, ErrorKind, write_atomically};
 
 /// First number of a model file.
 pub const MODEL_MAGIC: u32 = 20_240_326;
@@ -90,6 +91,32 @@ impl LlmcHeader {
         Ok(header)
     }
 
+    /// The parameters in llm.c's order and under its names, as [`write()`] writes them.
+    ///
+    /// # Errors
+    /// Sizes whose file could not be addressed.
+    pub fn tensors(&self) -> Result<Vec<TensorSpec>, Error> {
+        let mut layout = Layout::new(HEADER_BYTES, usize::MAX);
+        self.lay_out(self.dtype(), &mut layout)?;
+        let spec =
+            |entry: TensorEntry| TensorSpec { name: entry.name, dtype: entry.dtype, shape: entry.shape };
+        Ok(layout.entries.into_iter().map(spec).collect())
+    }
+
+    /// The header's bytes; what [`LlmcHeader::parse`] refuses is refused here too.
+    fn bytes(&self) -> Result<Vec<u8>, Error> {
+        let sizes = [self.max_seq, self.vocab, self.layers, self.heads, self.channels, self.padded_vocab];
+        let mut bytes = [MODEL_MAGIC, self.version].map(u32::to_le_bytes).concat();
+        for size in sizes {
+            let size = i32::try_from(size)
+                .map_err(|_| Error::invalid(format!("header: expected a number below 2^31, found {size}")))?;
+            bytes.extend(size.to_le_bytes());
+        }
+        bytes.resize(HEADER_BYTES, 0);
+        LlmcHeader::parse(&bytes)?;
+        Ok(bytes)
+    }
+
     /// The parameters in llm.c's order and under its names, of type `dtype`, into `layout`.
     fn lay_out(&self, dtype: DType, layout: &mut Layout) -> Result<(), Error> {
         let (l, c) = (self.layers, self.channels);
@@ -128,6 +155,24 @@ pub fn parse(file: &[u8]) -> Result<LlmcModel, Error> {
     let mut layout = Layout::new(HEADER_BYTES, file.len());
     header.lay_out(header.dtype(), &mut layout)?;
     Ok(LlmcModel { header, tensors: layout.finish()? })
+}
+
+/// Writes a model file, whole or not at all: the header, then each of [`LlmcHeader::tensors`] as `fill` gives it, in
+/// that order, of the header's type and with the vocabulary's padding.
+///
+/// # Errors
+/// A header that [`LlmcHeader::parse`] would refuse; what `fill` fails with, or that it wrote too little or too much.
+pub fn write(path: &Path, header: &LlmcHeader, fill: &mut Fill<'_>) -> Result<(), Error> {
+    let head = header.bytes().map_err(|e| e.in_file(path))?;
+    let tensors = header.tensors().map_err(|e| e.in_file(path))?;
+    write_atomically(path, |file| {
+        file.write_all(&head)?;
+        for (index, spec) in tensors.iter().enumerate() {
+            let length = spec.dtype.bytes(&spec.shape).unwrap_or(0); // laid out already, so it does not overflow
+            write_exactly(file, index, spec, length, fill)?;
+        }
+        Ok(())
+    })
 }
 
 /// A batch, the loss and logits that PyTorch computed for it, and the gradient of every parameter.
@@ -274,6 +319,33 @@ mod tests {
             assert!(parse(&tiny(3, wrong)).is_err(), "{wrong}");
         }
         assert_eq!(parse(&tiny(1, 0)).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = std::env::temp_dir().join(format!("wootz-llmc-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("model.bin");
+        for (version, size) in [(3, 4), (5, 2)] {
+            let original = tiny(version, size * TINY_PARAMETERS);
+            let model = parse(&original).unwrap();
+            write(&path, &model.header, &mut |index, file| {
+                file.write_all(&original[model.tensors[index].range.clone()])
+            })
+            .unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), original);
+        }
+        let header = parse(&tiny(3, 4 * TINY_PARAMETERS)).unwrap().header;
+        for (wrong, expected) in [
+            (LlmcHeader { version: 4, ..header }, "version 4"),
+            (LlmcHeader { heads: 0, ..header }, "heads must be positive"),
+            (LlmcHeader { padded_vocab: 2, ..header }, "smaller than vocab"),
+            (LlmcHeader { vocab: 1 << 31, ..header }, "below 2^31, found 2147483648"),
+        ] {
+            let error = write(&path, &wrong, &mut |_, _| Ok(())).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

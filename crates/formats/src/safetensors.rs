@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use wootz_kernels::DType;
 
 use crate::error::quoted;
-use crate::tensor::{TensorEntry, TensorView, bytes_of};
+use crate::tensor::{Fill, TensorEntry, TensorSpec, TensorView, bytes_of, write_exactly};
 use crate::{Error, write_atomically};
 
 /// The longest header that the format allows.
@@ -231,45 +231,83 @@ impl<'de> Deserialize<'de> for Notes {
 /// Fails before anything is written when two tensors have one name, a type is not one of safetensors', or a
 /// tensor's bytes are not as many as its shape says.
 pub fn write(path: &Path, tensors: &[TensorView<'_>], notes: &[(&str, &str)]) -> Result<(), Error> {
-    let mut order: Vec<&TensorView<'_>> = tensors.iter().collect();
+    for tensor in tensors {
+        if tensor.dtype.bytes(tensor.shape) != Some(tensor.bytes.len()) {
+            return Err(Error::invalid(format!(
+                "tensor {}: {} {:?} does not take {} bytes",
+                quoted(tensor.name),
+                tensor.dtype,
+                tensor.shape,
+                tensor.bytes.len()
+            ))
+            .in_file(path));
+        }
+    }
+    let spec = |tensor: &TensorView<'_>| TensorSpec {
+        name: tensor.name.to_owned(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.to_vec(),
+    };
+    let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
+    write_streamed(path, &specs, notes, &mut |index, file| file.write_all(tensors[index].bytes))
+}
+
+/// As [`write()`], with tensors that `fill` gives one after the other, in an order that the format chooses.
+///
+/// Fails before anything is written when two tensors have one name, a type is not one of safetensors', or a shape
+/// overflows; and on the way, leaving nothing behind, when `fill` fails or writes too little or too much.
+pub fn write_streamed(
+    path: &Path,
+    tensors: &[TensorSpec],
+    notes: &[(&str, &str)],
+    fill: &mut Fill<'_>,
+) -> Result<(), Error> {
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
     // Wide elements first, then each tensor starts at a multiple of its element's size.
-    order.sort_by(|a, b| b.dtype.block_bytes().cmp(&a.dtype.block_bytes()).then_with(|| a.name.cmp(b.name)));
-    let header = header(&order, notes).map_err(|e| e.in_file(path))?;
+    order.sort_by(|&a, &b| {
+        let (a, b) = (&tensors[a], &tensors[b]);
+        b.dtype.block_bytes().cmp(&a.dtype.block_bytes()).then_with(|| a.name.cmp(&b.name))
+    });
+    let in_order: Vec<&TensorSpec> = order.iter().map(|&index| &tensors[index]).collect();
+    let (header, lengths) = header(&in_order, notes).map_err(|e| e.in_file(path))?;
     write_atomically(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        order.iter().try_for_each(|tensor| file.write_all(tensor.bytes))
+        for (&index, &length) in order.iter().zip(&lengths) {
+            write_exactly(file, index, &tensors[index], length, fill)?;
+        }
+        Ok(())
     })
 }
 
-fn header(tensors: &[&TensorView<'_>], notes: &[(&str, &str)]) -> Result<Vec<u8>, Error> {
+/// The header, padded, and the bytes of each tensor.
+fn header(tensors: &[&TensorSpec], notes: &[(&str, &str)]) -> Result<(Vec<u8>, Vec<usize>), Error> {
     let mut names = HashSet::from(["__metadata__"]);
     let mut infos = Vec::with_capacity(tensors.len());
+    let mut lengths = Vec::with_capacity(tensors.len());
     let mut end = 0usize;
     for tensor in tensors {
-        let about = |e: Error| e.about(format!("tensor {}", quoted(tensor.name)));
-        if !names.insert(tensor.name) {
+        let about = |e: Error| e.about(format!("tensor {}", quoted(&tensor.name)));
+        if !names.insert(&tensor.name) {
             return Err(about(Error::invalid("its name is taken")));
         }
         let Some(&(_, dtype)) = TYPES.iter().find(|(dtype, _)| *dtype == tensor.dtype) else {
             return Err(about(Error::unsupported(format!("safetensors has no type {}", tensor.dtype))));
         };
-        if tensor.dtype.bytes(tensor.shape) != Some(tensor.bytes.len()) {
-            return Err(about(Error::invalid(format!(
-                "{} {:?} does not take {} bytes",
-                tensor.dtype,
-                tensor.shape,
-                tensor.bytes.len()
-            ))));
-        }
+        let length = bytes_of(&tensor.name, tensor.dtype, &tensor.shape)?;
         let begin = end;
-        end += tensor.bytes.len();
-        infos.push((tensor.name, InfoOut { dtype, shape: tensor.shape, data_offsets: (begin, end) }));
+        let Some(after) = end.checked_add(length) else {
+            return Err(about(Error::invalid("the file would be larger than this machine can address")));
+        };
+        end = after;
+        lengths.push(length);
+        let info = InfoOut { dtype, shape: &tensor.shape, data_offsets: (begin, end) };
+        infos.push((tensor.name.as_str(), info));
     }
     let mut json = serde_json::to_vec(&HeaderOut { notes, infos })
         .map_err(|e| Error::invalid(format!("header: {e}")))?;
     json.resize(json.len().next_multiple_of(8), b' '); // so that the data starts at a multiple of 8
-    Ok(json)
+    Ok((json, lengths))
 }
 
 #[derive(Serialize)]
@@ -429,5 +467,34 @@ mod tests {
             let error = write(path, &tensors, &[]).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_stream_of_the_wrong_length_leaves_nothing_behind() {
+        let folder = std::env::temp_dir().join(format!("wootz-stream-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let spec = |name: &str, shape: &[usize]| TensorSpec {
+            name: name.into(),
+            dtype: DType::U8,
+            shape: shape.to_vec(),
+        };
+        let specs = [spec("b", &[2]), spec("a", &[3])];
+        let write = |lengths: [usize; 2]| {
+            write_streamed(&folder.join("t.safetensors"), &specs, &[], &mut |index, file| {
+                (0..lengths[index]).try_for_each(|_| file.write_all(&[index as u8]))
+            })
+        };
+        for wrong in [[1, 3], [2, 4]] {
+            let error = write(wrong).unwrap_err();
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(cause.contains("were written"), "{cause}");
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        }
+        write([2, 3]).unwrap();
+        let bytes = std::fs::read(folder.join("t.safetensors")).unwrap();
+        let parsed = parse(&bytes).unwrap();
+        let found: Vec<_> = parsed.tensors.iter().map(|t| (t.name.as_str(), t.view(&bytes).bytes)).collect();
+        assert_eq!(found, [("a", &[1, 1, 1][..]), ("b", &[0, 0][..])]);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! A tensor in a file: its name, type, shape and where its bytes are.
 
+use std::io::{self, Write};
 use std::ops::Range;
 
 use wootz_kernels::DType;
@@ -55,6 +56,58 @@ impl TensorEntry {
             bytes: &file[self.range.clone()],
         }
     }
+}
+
+/// A tensor that is to be written: all of it but its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// The name that the file gives it.
+    pub name: String,
+    /// Type of the elements.
+    pub dtype: DType,
+    /// Outermost dimension first, row-major.
+    pub shape: Vec<usize>,
+}
+
+/// Writes the bytes of tensor `index` (of those that the writer was given), `dtype.bytes(shape)` of them,
+/// little-endian and in as many pieces as it likes; so that no file need ever be in memory as a whole.
+pub type Fill<'a> = dyn FnMut(usize, &mut dyn Write) -> io::Result<()> + 'a;
+
+/// Calls `fill` for one tensor, and fails unless it wrote `expected` bytes.
+pub(crate) fn write_exactly(
+    file: &mut dyn Write,
+    index: usize,
+    spec: &TensorSpec,
+    expected: usize,
+    fill: &mut Fill<'_>,
+) -> io::Result<()> {
+    struct Counted<'a> {
+        file: &'a mut dyn Write,
+        bytes: usize,
+    }
+    impl Write for Counted<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let written = self.file.write(bytes)?;
+            self.bytes += written;
+            Ok(written)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.file.flush()
+        }
+    }
+    let mut counted = Counted { file, bytes: 0 };
+    fill(index, &mut counted)?;
+    if counted.bytes == expected {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "tensor {}: {} {:?} takes {expected} bytes, {} were written",
+        quoted(&spec.name),
+        spec.dtype,
+        spec.shape,
+        counted.bytes
+    )))
 }
 
 /// Bytes of a tensor, or why there is no such tensor. `shape` is outermost first.

@@ -12,6 +12,7 @@
 
 mod metadata;
 mod value;
+mod write;
 
 use std::collections::HashSet;
 
@@ -19,6 +20,7 @@ use wootz_kernels::DType;
 
 pub use metadata::GgufMetadata;
 pub use value::{Array, Strings, Value};
+pub use write::write;
 
 use crate::bytes::Reader;
 use crate::error::quoted;
