@@ -32,9 +32,11 @@ pub(crate) struct BpeParts {
 }
 
 pub(crate) struct Bpe {
-    model: BPE,
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
+    pub model: BPE,
+    pub normalizer: Option<NormalizerWrapper>,
+    pub pre_tokenizer: Option<PreTokenizerWrapper>,
+    /// The vocabulary spells bytes as [`byte_to_char`] does.
+    pub byte_level: bool,
     /// Finds added tokens that are not special.
     ordinary: AddedVocabulary,
     /// Finds special tokens too.
@@ -84,6 +86,7 @@ impl Bpe {
             model,
             normalizer: parts.normalizer,
             pre_tokenizer: parts.pre_tokenizer,
+            byte_level: parts.byte_level,
             ordinary,
             parsing,
             missing,
@@ -117,6 +120,11 @@ impl Bpe {
     /// The id of the token that is spelled `token` in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.parsing.token_to_id(token, &self.model)
+    }
+
+    /// The tokens that are found in the text before it is split, with their ids.
+    pub fn added(&self) -> &AHashMap<u32, AddedToken> {
+        self.parsing.get_added_tokens_decoder()
     }
 
     /// How the vocabulary spells a token.

@@ -62,7 +62,7 @@ fn missing(dir: &Path) -> Error {
 
 /// What the small files say.
 #[derive(Default)]
-struct Config {
+pub(crate) struct Config {
     /// `bos_token` and the like, with their contents.
     special: Map<String, Value>,
     add_bos: Option<bool>,
@@ -216,7 +216,8 @@ impl<'de> Deserialize<'de> for Merge {
     }
 }
 
-fn from_json(place: &str, text: &str, config: Config) -> Result<Tokenizer, Error> {
+/// The tokenizer of the text of a `tokenizer.json`, with what the small files say.
+pub(crate) fn from_json(place: &str, text: &str, config: Config) -> Result<Tokenizer, Error> {
     let other_model = |kind: &str| {
         Error::unsupported(place, format!("model type `{kind}` is not supported, expected `BPE`"))
     };

@@ -10,6 +10,9 @@ use crate::pre::{PRE, Pre};
 use crate::spm::{Role, Spm, SpmOptions, SpmToken};
 use crate::tokenizer::{END_TOKENS, Encoder, Parts, Tokenizer};
 
+/// The token type of an id that no text has.
+pub(crate) const UNUSED: i32 = 5;
+
 /// What a GGUF file's metadata says about its tokenizer, each field under the key that its comment names
 /// (`tokenizer.ggml.` before it where there is no other prefix).
 #[derive(Clone, Debug, Default)]
@@ -56,6 +59,9 @@ impl Tokenizer {
     /// # Errors
     /// A kind of vocabulary that is not supported, or one that contradicts itself.
     pub fn from_gguf(vocab: GgufVocab) -> Result<Self, Error> {
+        if vocab.model == GgufVocab::NO_MODEL {
+            return Err(Error::malformed("tokenizer.ggml.model", "the file says that it holds no tokenizer"));
+        }
         if vocab.tokens.is_empty() {
             return Err(Error::malformed("tokenizer.ggml.tokens", "is empty, expected the vocabulary"));
         }
@@ -89,6 +95,20 @@ impl Tokenizer {
 }
 
 impl GgufVocab {
+    /// `model` of a file without a vocabulary.
+    pub const NO_MODEL: &str = "none";
+
+    /// Appends tokens that stand for nothing until there are `size`: a GGUF file names every row of its embedding.
+    pub fn pad(&mut self, size: usize) {
+        for id in self.tokens.len()..size {
+            self.tokens.push(format!("[PAD{id}]"));
+            self.token_types.push(UNUSED);
+            if !self.scores.is_empty() {
+                self.scores.push(0.0);
+            }
+        }
+    }
+
     fn role(&self, id: usize) -> Role {
         match self.token_types.get(id) {
             Some(2 | 3) => Role::Special,

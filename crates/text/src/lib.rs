@@ -15,6 +15,7 @@
 mod bpe;
 mod chat;
 mod error;
+mod export;
 mod folder;
 mod gguf;
 #[cfg(feature = "gpt2")]

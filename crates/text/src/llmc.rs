@@ -16,6 +16,34 @@ const HEADER_BYTES: usize = 1024;
 const GPT2_EOT: u32 = 50_256;
 
 impl Tokenizer {
+    /// llm.c's `tokenizer.bin` (version 2) of this vocabulary: the bytes of each token, and the end-of-text token. The
+    /// rest of the tokenizer is lost: the file can only decode.
+    ///
+    /// # Errors
+    /// No end-of-text token, or a token of more than 255 bytes.
+    pub fn to_llmc(&self) -> Result<Vec<u8>, Error> {
+        let Some(eot) = self.eos().or(self.bos()) else {
+            return Err(Error::unsupported(
+                PLACE,
+                "the vocabulary has no end-of-text token, which the file must name",
+            ));
+        };
+        let size = u32::try_from(self.vocab_size())
+            .map_err(|_| Error::unsupported(PLACE, "more tokens than 32 bits can count"))?;
+        let mut file: Vec<u8> = [MAGIC, 2, size, eot].iter().flat_map(|word| word.to_le_bytes()).collect();
+        file.resize(HEADER_BYTES, 0);
+        for id in 0..size {
+            let token = self.token_bytes(id);
+            let length = u8::try_from(token.len()).map_err(|_| {
+                let what = format!("token {id} has {} bytes, and the file has room for 255", token.len());
+                Error::unsupported(PLACE, what)
+            })?;
+            file.push(length);
+            file.extend(token);
+        }
+        Ok(file)
+    }
+
     /// Reads llm.c's `tokenizer.bin`. `eot` stands over the end-of-text token that the file names.
     ///
     /// The result decodes only: [`encode`](Self::encode) is an error that says so.

@@ -12,18 +12,19 @@ use crate::error::Error;
 /// One way to cut text into words.
 #[derive(Debug)]
 pub(crate) struct Pre {
-    /// The names that files have for it.
-    names: &'static [&'static str],
+    /// The names that files have for it, llama.cpp's converter's first.
+    pub names: &'static [&'static str],
     /// Regular expressions whose matches are words, and so is what lies between them; each cuts what the one before
     /// it left.
-    patterns: &'static [&'static str],
+    pub patterns: &'static [&'static str],
     /// A word that is a token is that token, whatever the merges would make of it.
     pub ignore_merges: bool,
     /// The family puts its begin token before every text, unless the file says otherwise.
     pub add_bos: bool,
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// GPT-2's pattern, which `ByteLevel` brings along in a `tokenizer.json`.
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -38,7 +39,7 @@ pub(crate) const PRE: &[Pre] = &[
         add_bos: false,
     },
     Pre {
-        names: &["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2"],
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"],
         patterns: &[LLAMA3],
         ignore_merges: true,
         add_bos: true,

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use crate::error::Error;
@@ -46,9 +46,10 @@ pub(crate) struct Spm {
     /// Names of the tokens that cannot come of joining, for look-up by name.
     names: AHashMap<Box<str>, u32>,
     bytes: Box<[Option<u32>; 256]>,
+    user_defined: AHashSet<u32>,
     always: Splitter,
     parsing: Splitter,
-    options: SpmOptions,
+    pub options: SpmOptions,
 }
 
 impl Spm {
@@ -90,9 +91,10 @@ impl Spm {
             }
         }
         let always = Splitter::new(place, &user_defined)?;
+        let by_hand = user_defined.iter().map(|&(_, id)| id).collect();
         user_defined.extend(special);
         let parsing = Splitter::new(place, &user_defined)?;
-        Ok(Spm { tokens: by_text, names, bytes, always, parsing, options })
+        Ok(Spm { tokens: by_text, names, bytes, user_defined: by_hand, always, parsing, options })
     }
 
     /// The ids of `text`. With `parse`, special tokens in the text are recognised; `marker`, if any, is a character
@@ -126,6 +128,17 @@ impl Spm {
     /// The id of the token that is spelled `token` in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.tokens.get(token).map(|&(id, _)| id).or_else(|| self.names.get(token).copied())
+    }
+
+    /// Score and role of token `id` with this spelling, as [`Spm::new`] was given them; a score of no consequence is 0.
+    pub fn entry(&self, id: u32, spelling: &str) -> (f32, Role) {
+        if self.names.get(spelling) == Some(&id) {
+            let is_byte =
+                fallback_byte(spelling).is_some_and(|byte| self.bytes[usize::from(byte)] == Some(id));
+            return (0.0, if is_byte { Role::Byte } else { Role::Special });
+        }
+        let score = self.tokens.get(spelling).map_or(0.0, |&(_, score)| score);
+        (score, if self.user_defined.contains(&id) { Role::UserDefined } else { Role::Ordinary })
     }
 
     fn space(&self) -> char {

@@ -25,10 +25,10 @@ pub struct Special {
 
 /// Strings to token ids and back. Shared between threads by reference or in an `Arc`.
 pub struct Tokenizer {
-    encoder: Encoder,
-    pieces: Arc<Pieces>,
-    prefix: Vec<u32>,
-    suffix: Vec<u32>,
+    pub(crate) encoder: Encoder,
+    pub(crate) pieces: Arc<Pieces>,
+    pub(crate) prefix: Vec<u32>,
+    pub(crate) suffix: Vec<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
     end_tokens: Vec<u32>,
@@ -36,7 +36,7 @@ pub struct Tokenizer {
     special_finder: Option<AhoCorasick>,
     template_variables: Map<String, Value>,
     /// By name; the first is the one to take.
-    templates: Vec<(String, ChatTemplate)>,
+    pub(crate) templates: Vec<(String, ChatTemplate)>,
 }
 
 /// How a vocabulary makes ids of text.
