@@ -7,6 +7,7 @@
 //! - `block`: one block, forward and backward; [`decoder`]: the forward pass of all; [`training`]: forward, loss and
 //!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
 //! - [`load`]: from a path to a model and its tokenizer
+//! - [`presets`]: models by name; [`init`]: their first parameters; [`flops`]: what they cost
 
 #![forbid(unsafe_code)]
 
@@ -15,12 +16,15 @@ mod block;
 pub mod config;
 pub mod decoder;
 pub mod error;
+pub mod flops;
 pub mod generate;
 pub mod gradients;
+pub mod init;
 pub mod kv_cache;
 pub mod load;
 pub mod names;
 pub mod plan;
+pub mod presets;
 pub mod rope;
 pub mod training;
 pub mod weights;

@@ -10,10 +10,10 @@
 //!   not.
 //! - The published configs of the multimodal models leave out most of `text_config`: transformers' defaults count.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use wootz_formats::{Checkpoint, Format, GgufMetadata};
 
-use super::{Architecture, Stored, gguf, hf, llama};
+use super::{Architecture, GgufHead, Stored, gguf, hf, llama, to_hf};
 use crate::config::{
     DecoderConfig, Head, LayerConfig, Mlp, Norm, NormPlacement, Positions, QkNorm, Rope, RopeScaling,
 };
@@ -30,6 +30,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     from_gguf,
     from_llmc: None,
     from_llama2c: None,
+    to_hf,
+    to_gguf,
     stored,
     // The second and third are the multimodal model's, as older and newer transformers write it.
     hf_prefixes: &["model.", "language_model.model.", "model.language_model.", ""],
@@ -137,6 +139,81 @@ fn from_gguf(metadata: &GgufMetadata, checkpoint: &Checkpoint) -> Result<Decoder
         logit_softcap: keys.find_number("final_logit_softcapping")?,
         ..gemma(decoder)
     })
+}
+
+/// The number that attention is scaled by to the power of -1/2: a whole one, in every published model.
+fn query_scalar(attention_scale: f32) -> Value {
+    let scalar = f64::from(attention_scale).powi(-2);
+    let whole = scalar.round();
+    if whole.powf(-0.5) as f32 == attention_scale {
+        json!(whole as u64)
+    } else {
+        to_hf::number(scalar as f32)
+    }
+}
+
+/// Every how many layers one has no window; `None` for another order.
+fn period(config: &DecoderConfig) -> Option<usize> {
+    let fits = |period: &usize| {
+        let sliding = config.layers.iter().map(|layer| layer.window.is_some());
+        sliding.enumerate().all(|(i, sliding)| sliding != (i + 1).is_multiple_of(*period))
+    };
+    std::iter::once(GLOBAL_PERIOD).chain(1..=config.n_layers() + 1).find(fits)
+}
+
+/// The rotary embedding of the layers that see everything, and of those with a window.
+fn ropes_of(config: &DecoderConfig) -> (Option<&Rope>, Option<&Rope>) {
+    let of = |sliding: bool| {
+        config
+            .layers
+            .iter()
+            .find(|layer| layer.window.is_some() == sliding)
+            .and_then(|layer| layer.rope.as_ref())
+    };
+    (of(false), of(true))
+}
+
+fn to_hf(config: &DecoderConfig) -> Map<String, Value> {
+    let (global, local) = ropes_of(config);
+    let mut keys = to_hf::decoder(config, "hidden_activation", "gelu_pytorch_tanh");
+    keys.extend(to_hf::rope(global, config.max_seq));
+    keys.extend(to_hf::entries(json!({
+        "rope_local_base_freq": to_hf::number(local.map_or(LOCAL_THETA, |rope| rope.theta)),
+        "query_pre_attn_scalar": query_scalar(config.attention_scale),
+        "sliding_window": to_hf::window(config),
+        "attn_logit_softcapping": null,
+        "final_logit_softcapping": config.logit_softcap.map(to_hf::number),
+    })));
+    match period(config) {
+        Some(period) => keys.insert("sliding_window_pattern".into(), json!(period)),
+        None => keys.insert("layer_types".into(), to_hf::layer_types(config)),
+    };
+    keys
+}
+
+fn to_gguf(config: &DecoderConfig) -> Result<GgufHead> {
+    let mut head = GgufHead::rotary_sizes("gemma3", config)?;
+    let is_27b = config.n_layers() == LAYERS_27B;
+    head.check_scale(config, if is_27b { config.dim / config.n_heads } else { config.head_dim })?;
+    let (global, local) = ropes_of(config);
+    head.rope(global, config)?;
+    if let Some(window) = to_hf::window(config) {
+        head.size("attention.sliding_window", window)?;
+        match period(config) {
+            Some(GLOBAL_PERIOD) => {}
+            Some(period) => head.size("attention.sliding_window_pattern", period)?,
+            None => fail!(
+                "GGUF files of gemma3 models can only say that one layer in so many has no sliding window"
+            ),
+        }
+    }
+    if let Some(local) = local {
+        head.number("rope.freq_base_swa", local.theta);
+    }
+    if let Some(cap) = config.logit_softcap {
+        head.number("final_logit_softcapping", cap);
+    }
+    Ok(head)
 }
 
 /// What every Gemma 3 has.

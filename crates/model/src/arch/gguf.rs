@@ -17,7 +17,7 @@ pub(super) const EMBEDDING: &str = "token_embd.weight";
 /// The head's name; a file without it uses the embedding.
 pub(super) const HEAD: &str = "output.weight";
 /// Divisors of the rotary frequencies (Llama 3.1): settings in the form of a tensor.
-pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
+pub(crate) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// llama.cpp's name of a canonical tensor: the same in every architecture.
 pub(super) fn name(id: TensorId) -> String {

@@ -6,10 +6,10 @@
 //! - The causal masks `attn.bias` and `attn.masked_bias` of old checkpoints are no parameters.
 //! - llm.c pads the vocabulary: the rows from V on stand for no token.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use wootz_formats::{Checkpoint, Format, GgufMetadata, LlmcHeader};
 
-use super::{Architecture, Dims, KeyNames, MAX_LAYERS, Stored, check_dims, gguf, hf};
+use super::{Architecture, Dims, GgufHead, KeyNames, MAX_LAYERS, Stored, check_dims, gguf, hf, to_hf};
 use crate::config::{Bias, DecoderConfig, Head, LayerConfig, Mlp, Norm, NormPlacement, Positions, QkNorm};
 use crate::error::{Result, fail};
 use crate::names::{Kind, Part, Place, TensorId, Transform};
@@ -24,6 +24,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     from_gguf,
     from_llmc: Some(from_llmc),
     from_llama2c: None,
+    to_hf,
+    to_gguf,
     stored,
     // The checkpoints of 2019 are the bare base model's.
     hf_prefixes: &["transformer.", ""],
@@ -152,6 +154,33 @@ fn from_llmc(header: &LlmcHeader) -> Result<DecoderConfig> {
         n_layers: header.layers,
     };
     Ok(decoder(sizes, 1e-5, Head::Tied))
+}
+
+fn to_hf(config: &DecoderConfig) -> Map<String, Value> {
+    to_hf::entries(json!({
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_seq,
+        "n_embd": config.dim,
+        "n_layer": config.n_layers(),
+        "n_head": config.n_heads,
+        "n_inner": (config.hidden_dim != 4 * config.dim).then_some(config.hidden_dim),
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": to_hf::number(config.norm_eps),
+        "scale_attn_weights": config.attention_scale != 1.0,
+        "tie_word_embeddings": to_hf::tied(config),
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": true,
+    }))
+}
+
+fn to_gguf(config: &DecoderConfig) -> Result<GgufHead> {
+    let mut head = GgufHead::new("gpt2", config)?;
+    head.check_scale(config, config.head_dim)?;
+    head.number("attention.layer_norm_epsilon", config.norm_eps);
+    Ok(head)
 }
 
 fn stored(config: &DecoderConfig, format: Format, id: TensorId, shape: &[usize]) -> Option<Stored> {

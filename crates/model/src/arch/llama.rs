@@ -6,10 +6,10 @@
 //! - Llama 3.1's GGUF files hold its RoPE scaling as the tensor `rope_freqs.weight`, not in the metadata.
 //! - Mistral's GGUF files are Llama's.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use wootz_formats::{Checkpoint, Format, GgufMetadata, Llama2cHeader};
 
-use super::{Architecture, Dims, KeyNames, MAX_LAYERS, Stored, check_dims, gguf, hf};
+use super::{Architecture, Dims, GgufHead, KeyNames, MAX_LAYERS, Stored, check_dims, gguf, hf, to_hf};
 use crate::config::{
     Bias, DecoderConfig, Head, LayerConfig, Mlp, Norm, NormPlacement, Positions, QkNorm, Rope, RopeScaling,
 };
@@ -26,6 +26,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     from_gguf,
     from_llmc: None,
     from_llama2c: Some(from_llama2c),
+    to_hf,
+    to_gguf,
     stored,
     hf_prefixes: HF_PREFIXES,
     ignored,
@@ -93,6 +95,18 @@ fn from_llama2c(header: &Llama2cHeader) -> Result<DecoderConfig> {
         logit_softcap: None,
         layers: vec![LayerConfig { rope: Some(rope), window: None }; header.n_layers],
     })
+}
+
+fn to_hf(config: &DecoderConfig) -> Map<String, Value> {
+    let mut keys = to_hf::decoder(config, "hidden_act", "silu");
+    keys.insert("mlp_bias".into(), false.into());
+    keys.extend(to_hf::first_rope(config));
+    keys
+}
+
+/// Mistral's files are written so too.
+pub(super) fn to_gguf(config: &DecoderConfig) -> Result<GgufHead> {
+    GgufHead::rotary("llama", config)
 }
 
 /// The table of names, which Mistral shares.

@@ -1,11 +1,11 @@
 //! Mistral: Llama with a sliding window. <https://arxiv.org/abs/2310.06825>
 //!
-//! Its GGUF files name themselves `llama`, and are read as such.
+//! Its GGUF files name themselves `llama`, and are read as such. (llama.cpp has no window there: it sees everything.)
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use wootz_formats::{Checkpoint, Format, GgufMetadata};
 
-use super::{Architecture, Stored, hf, llama};
+use super::{Architecture, Stored, hf, llama, to_hf};
 use crate::config::DecoderConfig;
 use crate::error::Result;
 use crate::names::TensorId;
@@ -20,6 +20,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     from_gguf,
     from_llmc: None,
     from_llama2c: None,
+    to_hf,
+    to_gguf: llama::to_gguf,
     stored,
     hf_prefixes: llama::HF_PREFIXES,
     ignored: llama::ignored,
@@ -40,6 +42,14 @@ fn from_hf(config: &Value) -> Result<DecoderConfig> {
 
 fn from_gguf(metadata: &GgufMetadata, checkpoint: &Checkpoint) -> Result<DecoderConfig> {
     (llama::ARCHITECTURE.from_gguf)(metadata, checkpoint)
+}
+
+fn to_hf(config: &DecoderConfig) -> Map<String, Value> {
+    let mut keys = to_hf::decoder(config, "hidden_act", "silu");
+    keys.remove("attention_bias"); // a key of Llama's
+    keys.insert("sliding_window".into(), json!(to_hf::window(config)));
+    keys.extend(to_hf::first_rope(config));
+    keys
 }
 
 fn stored(config: &DecoderConfig, format: Format, id: TensorId, shape: &[usize]) -> Option<Stored> {

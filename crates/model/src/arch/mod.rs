@@ -14,17 +14,21 @@ mod qwen2;
 mod qwen3;
 #[cfg(test)]
 mod tests;
+mod to_gguf;
+mod to_hf;
 
 use std::collections::HashSet;
 
 use half::{bf16, f16};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use wootz_formats::{Checkpoint, Format, GgufMetadata, Llama2cHeader, LlmcHeader, Metadata};
 use wootz_kernels::DType;
 
 use crate::config::{DecoderConfig, Head, Positions};
 use crate::error::{Context, Result, fail};
 use crate::names::{Place, Source, TensorId, Transform, canonical};
+
+pub use to_gguf::GgufHead;
 
 /// Every architecture. To add one: a file beside this one, and a line here.
 pub static ARCHITECTURES: &[&Architecture] = &[
@@ -37,9 +41,9 @@ pub static ARCHITECTURES: &[&Architecture] = &[
 ];
 
 /// A number of a config above this is taken for a damaged file (a token id is an i32).
-const MAX_SIZE: usize = 1 << 30;
+pub(crate) const MAX_SIZE: usize = 1 << 30;
 /// More layers than this are taken for a damaged file.
-const MAX_LAYERS: usize = 10_000;
+pub(crate) const MAX_LAYERS: usize = 10_000;
 /// A RoPE scaling factor outside of this is taken for a damaged file; within it frequencies stay finite.
 const FACTORS: std::ops::RangeInclusive<f32> = 0.01..=1e6;
 /// A head wider than this is taken for a damaged file.
@@ -64,6 +68,11 @@ pub struct Architecture {
     pub from_llmc: Option<fn(&LlmcHeader) -> Result<DecoderConfig>>,
     /// The configuration from a llama2.c header, where this is llama2.c's architecture.
     pub from_llama2c: Option<fn(&Llama2cHeader) -> Result<DecoderConfig>>,
+    /// What config.json says of the configuration, apart from the architecture's own names; see
+    /// [`Architecture::config_json`].
+    to_hf: fn(&DecoderConfig) -> Map<String, Value>,
+    /// What GGUF metadata says of the configuration; see [`Architecture::gguf_head`].
+    to_gguf: fn(&DecoderConfig) -> Result<GgufHead>,
     /// Where a canonical tensor is in a file; `None` when the architecture does not come in that format.
     stored: fn(&DecoderConfig, Format, TensorId, &[usize]) -> Option<Stored>,
     /// What the names in safetensors begin with; transformers' own form first, then others that are published.
@@ -184,6 +193,22 @@ fn from_header<H>(
         }
     }
     fail!("no architecture comes in this format")
+}
+
+/// The architecture of this name: ours, `model_type` or `general.architecture`.
+///
+/// # Errors
+/// There is none; the message lists those that there are.
+pub fn named(name: &str) -> Result<&'static Architecture> {
+    let is =
+        |a: &Architecture| a.name == name || a.hf_model_types.contains(&name) || a.gguf_names.contains(&name);
+    match by(is) {
+        Some(architecture) => Ok(architecture),
+        None => fail!(
+            "architecture `{name}` is not supported; supported are {}",
+            ARCHITECTURES.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")
+        ),
+    }
 }
 
 fn by(is: impl Fn(&Architecture) -> bool) -> Option<&'static Architecture> {

@@ -2,10 +2,10 @@
 //!
 //! The sliding window is off unless `use_sliding_window` says otherwise, whatever `sliding_window` holds.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use wootz_formats::{Checkpoint, Format, GgufMetadata};
 
-use super::{Architecture, Stored, gguf, hf, llama};
+use super::{Architecture, GgufHead, Stored, gguf, hf, llama, to_hf};
 use crate::config::{Bias, DecoderConfig};
 use crate::error::Result;
 use crate::names::TensorId;
@@ -20,6 +20,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     from_gguf,
     from_llmc: None,
     from_llama2c: None,
+    to_hf,
+    to_gguf,
     stored,
     hf_prefixes: llama::HF_PREFIXES,
     ignored: llama::ignored,
@@ -46,6 +48,31 @@ pub(super) fn decoder(keys: &hf::Keys, head_dim: Option<usize>) -> Result<Decode
 fn from_gguf(metadata: &GgufMetadata, checkpoint: &Checkpoint) -> Result<DecoderConfig> {
     let keys = gguf::Keys::new(metadata, checkpoint)?;
     Ok(DecoderConfig { bias: Bias::Qkv, ..gguf::decoder(&keys, gguf::layers(&keys)?)? })
+}
+
+fn to_hf(config: &DecoderConfig) -> Map<String, Value> {
+    let mut keys = to_keys(config);
+    keys.remove("attention_bias"); // here q, k and v always have one, and there is no such key
+    keys
+}
+
+/// What Qwen2 and Qwen3 share of a config.json.
+pub(super) fn to_keys(config: &DecoderConfig) -> Map<String, Value> {
+    let mut keys = to_hf::decoder(config, "hidden_act", "silu");
+    keys.extend(to_hf::first_rope(config));
+    let window = to_hf::window(config);
+    let first_sliding = config.layers.iter().position(|layer| layer.window.is_some());
+    keys.insert("use_sliding_window".into(), window.is_some().into());
+    keys.insert("sliding_window".into(), json!(window));
+    keys.insert("max_window_layers".into(), json!(first_sliding.unwrap_or(config.n_layers())));
+    if window.is_some() {
+        keys.insert("layer_types".into(), to_hf::layer_types(config));
+    }
+    keys
+}
+
+fn to_gguf(config: &DecoderConfig) -> Result<GgufHead> {
+    GgufHead::rotary("qwen2", config)
 }
 
 /// The table of names, which Qwen3 shares: no reordering of rows in GGUF.

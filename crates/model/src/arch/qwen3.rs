@@ -6,7 +6,7 @@
 use serde_json::Value;
 use wootz_formats::{Checkpoint, GgufMetadata};
 
-use super::{Architecture, gguf, hf, llama, qwen2};
+use super::{Architecture, GgufHead, gguf, hf, llama, qwen2};
 use crate::config::{DecoderConfig, QkNorm};
 use crate::error::Result;
 
@@ -20,6 +20,8 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     from_gguf,
     from_llmc: None,
     from_llama2c: None,
+    to_hf: qwen2::to_keys,
+    to_gguf,
     stored: qwen2::stored,
     hf_prefixes: llama::HF_PREFIXES,
     ignored: llama::ignored,
@@ -34,4 +36,8 @@ fn from_hf(config: &Value) -> Result<DecoderConfig> {
 fn from_gguf(metadata: &GgufMetadata, checkpoint: &Checkpoint) -> Result<DecoderConfig> {
     let keys = gguf::Keys::new(metadata, checkpoint)?;
     Ok(DecoderConfig { qk_norm: QkNorm::PerHead, ..gguf::decoder(&keys, gguf::layers(&keys)?)? })
+}
+
+fn to_gguf(config: &DecoderConfig) -> Result<GgufHead> {
+    GgufHead::rotary("qwen3", config)
 }
