@@ -6,7 +6,7 @@
 //! - [`weights`]: the parameters in memory; [`kv_cache`]: what a sequence leaves behind; [`rope`]: rotary frequencies
 //! - `block`: one block, forward and backward; [`decoder`]: the forward pass of all; [`training`]: forward, loss and
 //!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
-//! - [`load`]: from a path to a model and its tokenizer
+//! - [`load`]: from a path to a model and its tokenizer; [`save`]: from a model to a file
 //! - [`presets`]: models by name; [`init`]: their first parameters; [`flops`]: what they cost
 
 #![forbid(unsafe_code)]
@@ -26,6 +26,7 @@ pub mod names;
 pub mod plan;
 pub mod presets;
 pub mod rope;
+pub mod save;
 pub mod training;
 pub mod weights;
 

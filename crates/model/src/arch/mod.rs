@@ -28,6 +28,7 @@ use crate::config::{DecoderConfig, Head, Positions};
 use crate::error::{Context, Result, fail};
 use crate::names::{Place, Source, TensorId, Transform, canonical};
 
+pub(crate) use gguf::ROPE_DIVISORS;
 pub use to_gguf::GgufHead;
 
 /// Every architecture. To add one: a file beside this one, and a line here.
