@@ -15,31 +15,72 @@ pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), Error> {
-    let name = path.file_name().ok_or_else(|| Error::invalid("is not the name of a file").in_file(path))?;
-    let folder = match path.parent() {
+    let mut file = AtomicFile::create(path)?;
+    write(&mut file.writer).map_err(|e| Error::io(path, "write", e))?;
+    file.commit()
+}
+
+/// A file that is written piece by piece, and is at its path only once it is complete: a temporary file beside
+/// it, removed when this value is dropped before [`AtomicFile::commit`].
+#[derive(Debug)]
+pub(crate) struct AtomicFile {
+    path: PathBuf,
+    /// Closed before the temporary file is removed, which not every system could do otherwise.
+    pub writer: BufWriter<File>,
+    temporary: Temporary,
+}
+
+/// Removes the file when it is dropped; after the rename there is none.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // whoever gave up has told the first error
+    }
+}
+
+impl AtomicFile {
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let name =
+            path.file_name().ok_or_else(|| Error::invalid("is not the name of a file").in_file(path))?;
+        let (file, temporary) = create_temporary(folder(path), name)
+            .map_err(|e| Error::io(path, "create a temporary file beside it", e))?;
+        Ok(AtomicFile {
+            path: path.to_owned(),
+            writer: BufWriter::with_capacity(1 << 20, file),
+            temporary: Temporary(temporary),
+        })
+    }
+
+    /// The file that this becomes.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Brings everything to the disk, and the file to its path.
+    pub fn commit(self) -> Result<(), Error> {
+        let AtomicFile { path, writer, temporary } = self;
+        let finish = || {
+            let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.sync_all()?;
+            fs::rename(&temporary.0, &path)
+        };
+        finish().map_err(|e| Error::io(&path, "write", e))?;
+        // The rename itself must reach the disk too. Not every system can sync a folder: the file is whole anyhow.
+        #[cfg(unix)]
+        if let Ok(folder) = File::open(folder(&path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-    let (file, temporary) = create_temporary(folder, name)
-        .map_err(|e| Error::io(path, "create a temporary file beside it", e))?;
-
-    let written = (|| {
-        let mut writer = BufWriter::with_capacity(1 << 20, file);
-        write(&mut writer)?;
-        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if let Err(e) = written {
-        let _ = fs::remove_file(&temporary); // the first error is the one to tell
-        return Err(Error::io(path, "write", e));
     }
-    // The rename itself must reach the disk too. Not every system can sync a folder: the file is whole anyhow.
-    #[cfg(unix)]
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
-    Ok(())
 }
 
 fn create_temporary(folder: &Path, name: &std::ffi::OsStr) -> io::Result<(File, PathBuf)> {

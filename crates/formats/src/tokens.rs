@@ -8,10 +8,12 @@
 //!
 //! Source: `data_common.py` of <https://github.com/karpathy/llm.c/tree/master/dev/data>.
 
+use std::io::{self, Seek as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::atomic::AtomicFile;
 use crate::bytes::{Reader, leading_u32};
 use crate::llmc::HEADER_BYTES;
 use crate::mmap::Mmap;
@@ -38,6 +40,35 @@ impl TokenFormat {
         match self {
             TokenFormat::ShardU16 => 2,
             TokenFormat::ShardU32 | TokenFormat::Plain32 => 4,
+        }
+    }
+
+    /// The shard that llm.c would write for a vocabulary of this size: u16 where every id fits.
+    pub fn for_vocabulary(size: usize) -> Self {
+        if size <= 1 << 16 { TokenFormat::ShardU16 } else { TokenFormat::ShardU32 }
+    }
+
+    /// One more than the largest id that fits.
+    fn end(self) -> u64 {
+        1 << (8 * self.width())
+    }
+
+    /// The first number and the version; none without a header.
+    fn header(self) -> Option<[u32; 2]> {
+        match self {
+            TokenFormat::ShardU16 => Some([U16_MAGIC, 1]),
+            TokenFormat::ShardU32 => Some([U32_MAGIC, 7]),
+            TokenFormat::Plain32 => None,
+        }
+    }
+
+    fn encode(self, ids: &[u32], bytes: &mut Vec<u8>) {
+        match self {
+            // `push` has checked that each fits
+            TokenFormat::ShardU16 => bytes.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes())),
+            TokenFormat::ShardU32 | TokenFormat::Plain32 => {
+                bytes.extend(ids.iter().flat_map(|&id| id.to_le_bytes()));
+            }
         }
     }
 
@@ -172,9 +203,126 @@ impl Tokens {
     }
 }
 
+/// Tokens of a shard, at the most: llm.c reads the count as a signed number.
+pub const MAX_SHARD_TOKENS: u64 = i32::MAX as u64;
+
+/// Writes a file of token ids piece by piece. It is at its path once [`TokenWriter::finish`] has returned, and not
+/// before: when a writer is dropped, nothing is left of it and an older file stays as it was.
+#[derive(Debug)]
+pub struct TokenWriter {
+    file: AtomicFile,
+    format: TokenFormat,
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+impl TokenWriter {
+    /// Begins a file of this format.
+    pub fn create(path: &Path, format: TokenFormat) -> Result<Self, Error> {
+        let mut writer = TokenWriter { file: AtomicFile::create(path)?, format, count: 0, bytes: Vec::new() };
+        if format.header().is_some() {
+            let header = [0; HEADER_BYTES]; // the count is known at the end
+            writer.write(|file| file.write_all(&header))?;
+        }
+        Ok(writer)
+    }
+
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut io::BufWriter<std::fs::File>) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        write(&mut self.file.writer).map_err(|e| Error::io(self.file.path(), "write", e))
+    }
+
+    /// The file that this becomes.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// How many ids there are so far.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there is none so far.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Appends ids; fails for one that does not fit the format, and for more than a header can count.
+    pub fn push(&mut self, ids: &[u32]) -> Result<(), Error> {
+        let invalid = |what: String| Error::invalid(what).in_file(self.file.path());
+        if let Some(id) = ids.iter().find(|&&id| u64::from(id) >= self.format.end()) {
+            let width = self.format.width();
+            return Err(invalid(format!("token id {id} does not fit into {width} bytes")));
+        }
+        let count = self.count + ids.len() as u64;
+        if self.format.header().is_some() && count > MAX_SHARD_TOKENS {
+            return Err(invalid(format!("{count} tokens; a shard holds {MAX_SHARD_TOKENS} at the most")));
+        }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        self.format.encode(ids, &mut bytes);
+        self.write(|file| file.write_all(&bytes))?;
+        self.bytes = bytes;
+        self.count = count;
+        Ok(())
+    }
+
+    /// Writes the header and brings the file to its path; returns its number of ids.
+    pub fn finish(mut self) -> Result<u64, Error> {
+        if let Some([magic, version]) = self.format.header() {
+            let count = self.count as u32; // `push` has kept it below MAX_SHARD_TOKENS
+            self.write(|file| {
+                file.rewind()?;
+                [magic, version, count].iter().try_for_each(|n| file.write_all(&n.to_le_bytes()))
+            })?;
+        }
+        self.file.commit()?;
+        Ok(self.count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let folder = std::env::temp_dir().join(format!("wootz-tokens-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("f.bin");
+        for (format, ids) in [
+            (TokenFormat::ShardU16, vec![0, 65_535, 7]),
+            (TokenFormat::ShardU32, vec![u32::MAX, 0, 1 << 20]),
+            (TokenFormat::Plain32, vec![3, 1, 1 << 30]),
+            (TokenFormat::ShardU16, vec![]),
+        ] {
+            let mut writer = TokenWriter::create(&path, format).unwrap();
+            let (first, rest) = ids.split_at(ids.len() / 2);
+            writer.push(first).unwrap();
+            writer.push(rest).unwrap();
+            assert_eq!((writer.len(), writer.is_empty()), (ids.len() as u64, ids.is_empty()));
+            assert_eq!(writer.finish().unwrap(), ids.len() as u64);
+            let read = Tokens::open(&path).unwrap();
+            assert_eq!((read.format(), read.to_vec()), (format, ids));
+        }
+        // A writer that is given up leaves the older file, and nothing beside it.
+        let mut writer = TokenWriter::create(&path, TokenFormat::ShardU16).unwrap();
+        let error = writer.push(&[1, 65_536]).unwrap_err().to_string();
+        assert!(error.contains("65536") && error.contains("f.bin"), "{error}");
+        drop(writer);
+        assert!(Tokens::open(&path).unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_vocabulary_takes_the_narrowest_format() {
+        for (size, format) in [(1, 2), (65_536, 2), (65_537, 4), (usize::MAX, 4)] {
+            assert_eq!(TokenFormat::for_vocabulary(size).width(), format, "{size}");
+        }
+    }
 
     fn shard(magic: u32, version: u32, count: u32, bytes: usize) -> Vec<u8> {
         let mut file: Vec<u8> = [magic, version, count].iter().flat_map(|n| n.to_le_bytes()).collect();
