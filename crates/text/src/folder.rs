@@ -14,6 +14,7 @@ use crate::bpe::{Bpe, BpeParts};
 use crate::error::Error;
 use crate::pieces::{Pieces, byte_level_bytes, fallback_byte};
 use crate::tokenizer::{END_TOKENS, Encoder, Parts, Tokenizer};
+use crate::train::END_OF_TEXT;
 
 impl Tokenizer {
     /// Reads `tokenizer.json` and, where they are there, `tokenizer_config.json`, `special_tokens_map.json`,
@@ -26,6 +27,19 @@ impl Tokenizer {
         let text = read(&path)?.ok_or_else(|| missing(dir))?;
         let config = Config::read(dir)?;
         from_json(&path.display().to_string(), &text, config)
+    }
+
+    /// Reads a `tokenizer.json` that stands alone. `<|endoftext|>`, if it is a special token, begins and ends a text;
+    /// other files name their tokens for that in the files around it. `place` names the file in messages.
+    ///
+    /// # Errors
+    /// Those of [`from_folder`](Self::from_folder).
+    pub fn from_json(place: &str, text: &str) -> Result<Self, Error> {
+        let mut config = Config::default();
+        for name in ["bos_token", "eos_token"].into_iter().filter(|_| text.contains(END_OF_TEXT)) {
+            config.special.insert(name.to_owned(), Value::String(END_OF_TEXT.to_owned()));
+        }
+        from_json(place, text, config)
     }
 }
 

@@ -28,6 +28,7 @@ mod python;
 mod spm;
 mod stream;
 mod tokenizer;
+pub mod train;
 
 pub use chat::{ChatTemplate, DateTime};
 pub use error::Error;
