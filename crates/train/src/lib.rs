@@ -2,6 +2,7 @@
 //!
 //! In reading order:
 //! - [`stories`]: the built-in data
+//! - [`data`]: from text to token shards, and from shards to batches
 //! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them
 //! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
 //! - [`run`]: the folder of a run: settings, metrics, checkpoints, report
@@ -9,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod data;
 pub mod error;
 pub mod optimizer;
 pub mod outlier;
