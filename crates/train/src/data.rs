@@ -1,19 +1,34 @@
-//! Data for training: from text to token shards.
+//! Data for training: from text to token shards, and from shards to batches.
 //!
 //! Text goes through [`inputs`] (which files), [`documents`] (what is a document), [`encode`] (token ids, on all
 //! threads) and [`prepare`] (shards of llm.c's format), and a [`manifest`] beside the shards says what they are.
-//! Training reads them back as a [`Source`].
+//! Training reads them back as a [`Source`]; a [`Loader`] makes batches of it, in an order that can be saved and taken
+//! up again, and a [`Validation`] walks through it once.
+//!
+//! Symbols: B sequences a batch, T tokens a sequence.
 
 pub mod documents;
 pub mod encode;
+pub mod hellaswag;
 pub mod inputs;
+mod loader;
 pub mod manifest;
 #[cfg(feature = "parquet")]
 mod parquet;
 pub mod prepare;
+mod shuffle;
 mod source;
+mod token_bytes;
+mod validation;
 
+pub use loader::{Batch, Loader, LoaderOptions, Order, Position};
+pub use shuffle::Permutation;
 pub use source::{Part, Source, shards};
+pub use token_bytes::TokenBytes;
+pub use validation::{Tail, Validation};
+
+/// The target of a position that does not count: padding.
+pub const IGNORED: i32 = -100;
 
 /// Whether tokens are for training or for looking how it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
