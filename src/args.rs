@@ -3,7 +3,7 @@
 use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
-use crate::commands::{bench, chat, check, generate, inspect, tokenizer};
+use crate::commands::{bench, chat, check, data, generate, inspect, tokenizer};
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -23,7 +23,9 @@ pub enum Command {
     Chat(Box<chat::ChatArgs>),
     /// Show what is in a model, a token shard, an adapter
     Inspect(inspect::InspectArgs),
-    /// Turn text into token ids, and back
+    /// Make token shards to train on, and look into them
+    Data(data::DataArgs),
+    /// Turn text into token ids, and back; learn a vocabulary
     Tokenizer(tokenizer::TokenizerArgs),
     /// Compare logits and loss with a reference file
     Check(check::CheckArgs),
@@ -42,6 +44,7 @@ impl Command {
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Data(args) => data::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),

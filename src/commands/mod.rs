@@ -4,6 +4,7 @@ pub mod answer;
 pub mod bench;
 pub mod chat;
 pub mod check;
+pub mod data;
 pub mod flags;
 pub mod generate;
 pub mod inspect;
