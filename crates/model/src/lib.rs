@@ -8,6 +8,7 @@
 //!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
 //! - [`load`]: from a path to a model and its tokenizer; [`save`]: from a model to a file
 //! - [`presets`]: models by name; [`init`]: their first parameters; [`flops`]: what they cost
+//! - [`reference`](mod@reference): the same decoder in f64 and plain loops, to be read, and compared with
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ pub mod load;
 pub mod names;
 pub mod plan;
 pub mod presets;
+pub mod reference;
 pub mod rope;
 pub mod save;
 pub mod training;
