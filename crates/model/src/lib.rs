@@ -8,7 +8,8 @@
 //!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
 //! - [`load`]: from a path to a model and its tokenizer; [`save`]: from a model to a file
 //! - [`presets`]: models by name; [`init`]: their first parameters; [`flops`]: what they cost
-//! - [`reference`](mod@reference): the same decoder in f64 and plain loops, to be read, and compared with
+//! - [`reference`](mod@reference): the same decoder in f64 and plain loops, to be read, and compared with; [`differences`]:
+//!   gradients checked by it
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod arch;
 mod block;
 pub mod config;
 pub mod decoder;
+pub mod differences;
 pub mod error;
 pub mod flops;
 pub mod generate;

@@ -1,5 +1,6 @@
 //! The whole decoder once more, to be read: from tokens to logits and loss, in f64 and plain loops, for every switch of
-//! [`DecoderConfig`]. Nothing here is fast. It is what the f32 model is compared with.
+//! [`DecoderConfig`]. Nothing here is fast. It is what the f32 model is compared with, and what gradients are checked
+//! against ([`crate::differences`]).
 //!
 //! ```text
 //!   tokens [T] ── embedding ── x [T, C] ── block 0 ── ... ── block L-1 ── norm ── head ── logits [T, V]
