@@ -27,7 +27,7 @@ pub enum Command {
     Data(data::DataArgs),
     /// Turn text into token ids, and back; learn a vocabulary
     Tokenizer(tokenizer::TokenizerArgs),
-    /// Compare logits and loss with a reference file
+    /// Compare logits, loss and gradients with a reference file, or gradients with differences of the loss
     Check(check::CheckArgs),
     /// Measure this machine, the kernels, or a model
     Bench(bench::BenchArgs),

@@ -94,6 +94,64 @@ fn check_names_what_is_wrong_with_a_reference() {
 }
 
 #[test]
+fn check_finds_every_architecture_s_gradients_right() {
+    let result = json(&["check", "--gradients", "--json"]);
+    let checks = result["checks"].as_array().expect("checks");
+    let names: Vec<&str> = checks.iter().filter_map(|check| check["name"].as_str()).collect();
+    let architectures: Vec<&str> = wootz_model::arch::ARCHITECTURES.iter().map(|a| a.name).collect();
+    assert_eq!(names, architectures);
+    assert_eq!(result["passed"], true, "{result}");
+    let tolerance = result["tolerance"].as_f64().expect("tolerance");
+    for check in checks {
+        let rows = check["gradients"].as_array().expect("gradients");
+        assert!(rows.len() > 20, "{check}");
+        for row in rows {
+            let compared = row["compared"].as_u64().is_some_and(|n| n > 0);
+            let near = row["relative_difference"].as_f64().is_some_and(|x| x <= tolerance);
+            assert!(compared && near && row["passed"] == true, "{}: {row}", check["name"]);
+        }
+    }
+}
+
+#[test]
+fn check_of_gradients_takes_a_model_or_an_architecture() {
+    let one = |target: &str| {
+        let output = wootz(&["check", "--gradients", target, "--threads", "1"]);
+        assert!(output.status.success(), "{target}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let (named, file) = (one("gemma3"), one(text(&fixtures().join("gemma3-micro"))));
+    for output in [&named, &file] {
+        assert!(output.contains("layers.1.attn_post_norm.weight"), "{output}");
+        assert!(output.contains("tolerance") && output.trim_end().ends_with("passed"), "{output}");
+    }
+    assert!(named.contains("4 heads of 6 over 2") && file.contains("4 heads of 6 over 1"), "{named}{file}");
+    assert!(one("story").contains("layers.0.gate.weight"));
+    let message = error(&["check", "--gradients", "no-such"]);
+    assert!(
+        message.contains("no-such is no architecture (gpt2, ") && message.contains("no model"),
+        "{message}"
+    );
+}
+
+#[test]
+fn check_says_what_it_needs() {
+    let usage = |args: &[&str]| {
+        let output = wootz(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        String::from_utf8(output.stderr).expect("UTF-8")
+    };
+    let message = usage(&["check"]);
+    for needed in ["--reference <FILE>", "MODEL", "wootz check --gradients [MODEL|ARCHITECTURE]"] {
+        assert!(message.contains(needed), "{message}");
+    }
+    for other in [["--reference", "x"], ["--dump", "x"], ["--steps", "1"], ["--dtype", "f32"]] {
+        let message = usage(&["check", "--gradients", "story", other[0], other[1]]);
+        assert!(message.contains("cannot be used with") && message.contains(other[0]), "{message}");
+    }
+}
+
+#[test]
 fn inspect_tells_what_is_in_each_format() {
     let folder = fixtures();
     for (path, format) in [

@@ -1,5 +1,7 @@
-//! `wootz check`: this program's logits, loss, gradients and optimiser steps against a reference's.
+//! `wootz check`: this program's logits, loss, gradients and optimiser steps against a reference's; or its gradients
+//! against differences of the loss.
 
+mod differences;
 mod gradients;
 mod steps;
 
@@ -16,15 +18,22 @@ use wootz_model::load::LoadOptions;
 use wootz_model::{Batch, Chunk, MAX_CHUNK, Model, Rows, Scratch};
 use wootz_train::trainer as train;
 
-/// Compare logits, loss and every gradient with a reference file
+/// Compare logits, loss and every gradient with a reference file, or gradients with differences of the loss
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "wootz check <MODEL> --reference <FILE> [OPTIONS]\n       \
+                            wootz check --gradients [MODEL|ARCHITECTURE] [--threads <THREADS>] [--json]")]
 pub struct CheckArgs {
-    /// The model
-    model: String,
+    /// The model; with --gradients, a model, an architecture's name, or nothing for all architectures
+    #[arg(required_unless_present = "gradients")]
+    model: Option<String>,
     /// Safetensors with `input_ids` [B, T], `logits` [B, T, V] and perhaps `targets` [B, T] (negative: not counted) and
     /// `grad.NAME` of every parameter, under transformers' names; or llm.c's debug state
-    #[arg(long, value_name = "FILE")]
-    reference: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "gradients")]
+    reference: Option<PathBuf>,
+    /// Compare every gradient with `(loss(w + h) - loss(w - h)) / 2h` in f64 instead, for the model's configuration in a
+    /// tiny size and with random weights; no reference is needed
+    #[arg(long, conflicts_with_all = ["reference", "logits_key", "steps", "dump", "dtype"])]
+    gradients: bool,
     /// The reference's tensor of logits [default: `logits.NAME` for a model file NAME.gguf if there is one, else `logits`]
     #[arg(long, value_name = "NAME")]
     logits_key: Option<String>,
@@ -67,13 +76,23 @@ struct Reference {
 
 /// Runs the command.
 pub fn run(args: CheckArgs) -> Result<()> {
-    let path = crate::model_arg::resolve(Some(&args.model))?;
-    let precision = args.dtype.precision();
     let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
+    if args.gradients {
+        return differences::run(args.model.as_deref(), threads, args.json);
+    }
+    let (Some(model), Some(file)) = (&args.model, &args.reference) else {
+        bail!("expected a model and --reference FILE, or --gradients")
+    };
+    against_reference(&args, model, file, threads)
+}
+
+fn against_reference(args: &CheckArgs, model: &str, file: &Path, threads: usize) -> Result<()> {
+    let path = crate::model_arg::resolve(Some(model))?;
+    let precision = args.dtype.precision();
     let checkpoint = wootz_model::load::open(&path)?;
     let model = Model::from_checkpoint(&checkpoint, &LoadOptions { precision, threads })?;
-    let reference = read_reference(&args, &path, &checkpoint, model.config().vocab_size)
-        .with_context(|| format!("reference {}", args.reference.display()))?;
+    let reference = read_reference(args, file, &path, &checkpoint, model.config().vocab_size)
+        .with_context(|| format!("reference {}", file.display()))?;
 
     let logits = forward(&model, &reference)?;
     let vocab = model.config().vocab_size;
@@ -88,7 +107,7 @@ pub fn run(args: CheckArgs) -> Result<()> {
     };
     let steps = match args.steps {
         0 => Vec::new(),
-        count => take_steps(model, &args, &reference, count)?,
+        count => take_steps(model, precision, file, &reference, count)?,
     };
 
     let (mut largest, mut magnitude) = (0f64, 0f64);
@@ -158,7 +177,7 @@ pub fn run(args: CheckArgs) -> Result<()> {
         println!("{}", if passed { "passed" } else { "FAILED" });
     }
     if !passed {
-        bail!("{} disagrees with {}", path.display(), args.reference.display());
+        bail!("{} disagrees with {}", path.display(), file.display());
     }
     Ok(())
 }
@@ -233,21 +252,22 @@ fn narrow(targets: &[i64]) -> Vec<i32> {
 
 fn take_steps(
     model: Model,
-    args: &CheckArgs,
+    precision: Precision,
+    file: &Path,
     reference: &Reference,
     count: usize,
 ) -> Result<Vec<steps::Row>> {
     let Some(targets) = &reference.targets else {
-        bail!("{} has no `targets`, which optimiser steps need", args.reference.display())
+        bail!("{} has no `targets`, which optimiser steps need", file.display())
     };
-    let format = match args.dtype.precision() {
+    let format = match precision {
         Precision::F32 => train::Format::F32,
         Precision::Native => train::Format::Bf16,
     };
     let [batch, seq] = reference.shape;
     let (targets, lengths) = (narrow(targets), vec![seq; batch]);
     let batch = Batch { tokens: &reference.ids, targets: &targets, lengths: &lengths };
-    steps::Reference::beside(&args.reference)?.take(model, format, &batch, count)
+    steps::Reference::beside(file)?.take(model, format, &batch, count)
 }
 
 fn dump(
@@ -282,15 +302,16 @@ fn dump(
 
 fn read_reference(
     args: &CheckArgs,
+    file: &Path,
     model: &Path,
     checkpoint: &Checkpoint,
     vocab: usize,
 ) -> Result<Reference> {
-    let reference = if identify(&args.reference)? == FileKind::DebugState {
+    let reference = if identify(file)? == FileKind::DebugState {
         let Metadata::LlmC(header) = checkpoint.metadata() else {
             bail!("is llm.c's debug state, which belongs to an llm.c model; {} is none", model.display())
         };
-        let state = DebugState::open(&args.reference, header)?;
+        let state = DebugState::open(file, header)?;
         Reference {
             ids: ids(&state.inputs().iter().map(|&id| i64::from(id)).collect::<Vec<_>>(), vocab)?,
             shape: [state.batch(), state.seq()],
@@ -301,7 +322,7 @@ fn read_reference(
             format: Format::LlmC,
         }
     } else {
-        read_safetensors(args, model, vocab)?
+        read_safetensors(args, file, model, vocab)?
     };
     let [batch, seq] = reference.shape;
     let rows = batch * seq;
@@ -317,8 +338,8 @@ fn read_reference(
     Ok(reference)
 }
 
-fn read_safetensors(args: &CheckArgs, model: &Path, vocab: usize) -> Result<Reference> {
-    let file = Checkpoint::open(&args.reference)?;
+fn read_safetensors(args: &CheckArgs, file: &Path, model: &Path, vocab: usize) -> Result<Reference> {
+    let file = Checkpoint::open(file)?;
     let tensor = |name: &str| {
         file.tensor(name).with_context(|| {
             let names: Vec<_> = file.tensors().map(|t| t.name).take(8).collect();
