@@ -3,7 +3,7 @@
 use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
-use crate::commands::{bench, chat, check, data, generate, inspect, tokenizer};
+use crate::commands::{bench, chat, check, data, generate, inspect, tokenizer, train};
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -17,6 +17,8 @@ pub struct Args {
 /// What the program can do.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Pretrain a model, or go on with one
+    Train(Box<train::TrainArgs>),
     /// Continue a text
     Generate(Box<generate::GenerateArgs>),
     /// Talk with a model
@@ -41,6 +43,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         IsaKind::check_environment().map_err(anyhow::Error::msg)?;
         match self {
+            Command::Train(args) => train::run(*args),
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),
             Command::Inspect(args) => inspect::run(args),

@@ -9,3 +9,4 @@ pub mod flags;
 pub mod generate;
 pub mod inspect;
 pub mod tokenizer;
+pub mod train;

@@ -90,7 +90,7 @@ impl Training {
     /// Buffers that grow with the first batches.
     ///
     /// `cache` is what keys and values are rounded to on their way into attention: f32, unless the probabilities are to
-    /// have the bits that a generation with another cache had.
+    /// have the bits that a generation with another cache had. Backward takes keys and values as they were before that.
     pub fn new(recompute: Recompute, cache: CacheType) -> Training {
         Training {
             recompute,
@@ -383,9 +383,10 @@ fn check(config: &DecoderConfig, batch: &Batch) -> Result<()> {
     if batch.targets.len() != rows
         || batch.lengths.iter().sum::<usize>() != rows
         || batch.lengths.contains(&0)
+        || rows == 0
     {
         fail!(
-            "a batch of {rows} tokens, {} targets and sequences of {:?} tokens: the three must agree, and no sequence be empty",
+            "a batch of {rows} tokens, {} targets and sequences of {:?} tokens: the three must agree, and neither the batch nor a sequence be empty",
             batch.targets.len(),
             batch.lengths
         )

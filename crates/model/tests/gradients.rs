@@ -244,5 +244,6 @@ fn wrong_batches_are_errors() {
     assert!(message(&[1, 2], &[1, vocab as i32], &[2]).contains("target"));
     assert!(message(&[1, 2], &[1], &[2]).contains("must agree"));
     assert!(message(&[1, 2], &[1, 1], &[1]).contains("must agree"));
-    assert!(message(&[1, 2], &[1, 1], &[2, 0]).contains("no sequence be empty"));
+    assert!(message(&[1, 2], &[1, 1], &[2, 0]).contains("nor a sequence be empty"));
+    assert!(message(&[], &[], &[]).contains("neither the batch"));
 }

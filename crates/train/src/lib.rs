@@ -5,6 +5,7 @@
 //! - [`data`]: from text to token shards, and from shards to batches
 //! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them
 //! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
+//! - [`pretrain`]: steps until a run is complete
 //! - [`run`]: the folder of a run: settings, metrics, checkpoints, report
 //! - [`progress`]: what a terminal shows meanwhile
 
@@ -14,6 +15,7 @@ pub mod data;
 pub mod error;
 pub mod optimizer;
 pub mod outlier;
+pub mod pretrain;
 pub mod progress;
 pub mod run;
 pub mod schedule;

@@ -81,15 +81,13 @@ pub struct Optimizer {
     muon: muon::Scratch,
 }
 
-/// One of the arrays that an optimiser keeps of a tensor, by the name that a checkpoint gives it.
+/// One of the arrays that an optimiser keeps of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Array {
     /// The first moment, or the momentum.
     M,
     /// The second moment.
     V,
-    /// The weights themselves.
-    Weight,
 }
 
 impl Optimizer {
@@ -180,39 +178,24 @@ impl Optimizer {
         }
     }
 
-    /// Every array that a checkpoint needs to go on, in one order, with its tensor and elements: a matrix in panels.
-    /// The weights of tensors that have no master are the model's.
-    pub fn arrays<'a>(&'a mut self, model: &'a mut Model) -> Vec<(TensorId, Array, &'a mut [f32])> {
-        let (weights, _) = model.weights_mut();
-        let mut parameters: HashMap<TensorId, Parameter> = weights.parameters_mut().into_iter().collect();
+    /// The moments, in one order, with their tensors: matrices in panels.
+    pub fn moments(&mut self) -> Vec<(TensorId, Array, &mut [f32])> {
         let mut all: Vec<(TensorId, Array, &mut [f32])> = Vec::new();
-        for State { id, moments: [m, v], master, .. } in &mut self.tensors {
-            let own = match parameters.remove(id) {
-                Some(Parameter::Vector(values)) => Some(values),
-                Some(Parameter::Matrix(matrix)) => matrix.values_mut(),
-                None => None,
-            };
-            all.push((*id, Array::Weight, own.unwrap_or(&mut master[..])));
+        for State { id, moments: [m, v], .. } in &mut self.tensors {
             for (array, values) in [(Array::M, m), (Array::V, v)] {
                 if !values.is_empty() {
-                    all.push((*id, array, &mut values[..]));
+                    all.push((*id, array, values));
                 }
             }
         }
         all
     }
 
-    /// Rounds the kept weights into the model, after they were changed.
-    pub fn refresh(&self, model: &mut Model) {
-        let (weights, pool) = model.weights_mut();
-        let kept: HashMap<TensorId, &State> = self.tensors.iter().map(|state| (state.id, state)).collect();
-        for (id, parameter) in weights.parameters_mut() {
-            if let (Parameter::Matrix(matrix), Some(state)) = (parameter, kept.get(&id))
-                && !state.master.is_empty()
-            {
-                matrix.set(pool, &state.master);
-            }
-        }
+    /// The weights that are kept in f32 because the model has them in fewer bits: matrices, with their columns and their
+    /// panels.
+    pub fn masters(&self) -> impl Iterator<Item = (TensorId, usize, &[f32])> {
+        let kept = self.tensors.iter().filter(|state| !state.master.is_empty());
+        kept.map(|state| (state.id, state.shape.last().copied().unwrap_or(1), &state.master[..]))
     }
 }
 

@@ -129,6 +129,14 @@ impl Progress {
         }
     }
 
+    /// Prints a text to stdout, beside the progress.
+    pub fn show(&mut self, text: &str) {
+        match &mut self.display {
+            Display::Bar(bar) => bar.suspend(|| show(text)),
+            Display::Lines { .. } | Display::Quiet => show(text),
+        }
+    }
+
     /// Prints a line that matters in every style.
     pub fn warn(&mut self, text: &str) {
         match &self.display {
@@ -148,6 +156,10 @@ impl Progress {
 
 fn print(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn show(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 fn lines(every: Every, out: Box<dyn Write + Send>) -> Display {

@@ -8,11 +8,13 @@
 //! as it was before, and the first bad tensor is named.
 
 use crate::optimizer::{Optimizer, Options};
-use wootz_kernels::DType;
+use std::collections::HashMap;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::ops::grad_norm::{is_all_zero, sum_of_squares};
+use wootz_kernels::{DType, panels};
 use wootz_model::names::{Place, TensorId};
+use wootz_model::save::Tensors;
 use wootz_model::{Batch, Gradients, Model, Recompute, Result, Training};
 
 /// What products multiply.
@@ -68,6 +70,8 @@ pub enum Refused {
     Loss,
     /// This tensor's gradient is not finite: the first of them, in the order of the forward pass.
     Gradient(TensorId),
+    /// No target counts, so that there is nothing to learn from.
+    NoTargets,
 }
 
 impl Trainer {
@@ -92,18 +96,33 @@ impl Trainer {
     /// # Errors
     /// A batch that the model cannot take; nothing has changed then.
     pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<Step> {
+        let step = self.measure(batches)?;
+        if step.refused.is_none() {
+            self.update(&step, lr);
+        }
+        Ok(step)
+    }
+
+    /// The first half of a step: loss and gradients. The weights are as they were.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn measure(&mut self, batches: &[Batch]) -> Result<Step> {
         let targets = batches.iter().map(count).sum::<usize>();
+        let weight = 1.0 / targets.max(1) as f32;
         let mut total = 0.0;
         for (i, batch) in batches.iter().enumerate() {
-            let weight = 1.0 / targets.max(1) as f32;
             let write = if i == 0 { Write::Set } else { Write::Add };
-            let weight = move |_: usize, _: f32| weight;
+            let weight = |_: usize, _: f32| weight;
             let losses = self.training.gradients(&self.model, batch, &weight, &mut self.gradients, write)?;
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
         }
         let loss = total / targets.max(1) as f64;
         let mut squares = 0.0;
-        let mut refused = (!loss.is_finite()).then_some(Refused::Loss);
+        let mut refused = match targets {
+            0 => Some(Refused::NoTargets),
+            _ => (!loss.is_finite()).then_some(Refused::Loss),
+        };
         for (id, gradient) in self.gradients.iter() {
             let sum = sum_of_squares(self.model.pool(), gradient, &mut self.sums);
             if !sum.is_finite() && refused.is_none() {
@@ -111,13 +130,14 @@ impl Trainer {
             }
             squares += sum;
         }
-        let grad_norm = squares.sqrt();
-        if refused.is_none() {
-            // PyTorch adds a millionth, so that a gradient of zero divides.
-            let scale = self.clip.map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
-            self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32);
-        }
-        Ok(Step { loss, targets, grad_norm, refused })
+        Ok(Step { loss, targets, grad_norm: squares.sqrt(), refused })
+    }
+
+    /// The second half: the weights move by the gradients that were measured last.
+    pub fn update(&mut self, measured: &Step, lr: f64) {
+        // PyTorch adds a millionth, so that a gradient of zero divides.
+        let scale = self.clip.map_or(1.0, |clip| (clip / (measured.grad_norm + 1e-6)).min(1.0));
+        self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32);
     }
 
     /// The sum of losses over the targets that count, in nats, and their number.
@@ -127,6 +147,22 @@ impl Trainer {
     pub fn evaluate(&mut self, batch: &Batch) -> Result<(f64, usize)> {
         let losses = self.training.loss(&self.model, batch)?;
         Ok((losses.iter().map(|&loss| f64::from(loss)).sum(), count(batch)))
+    }
+
+    /// The loss of every row.
+    ///
+    /// # Errors
+    /// A batch that the model cannot take.
+    pub fn losses(&mut self, batch: &Batch) -> Result<&[f32]> {
+        self.training.loss(&self.model, batch)
+    }
+
+    /// The weights in f32, whatever products multiply, to be saved.
+    pub fn weights(&self) -> TrainedWeights<'_> {
+        TrainedWeights {
+            model: &self.model,
+            masters: self.optimizer.masters().map(|(id, cols, values)| (id, (cols, values))).collect(),
+        }
     }
 
     /// The gradients of the last step.
@@ -145,4 +181,23 @@ impl Trainer {
 /// Targets that count.
 fn count(batch: &Batch) -> usize {
     batch.targets.iter().filter(|&&target| target >= 0).count()
+}
+
+/// A model's weights as they are trained: in f32.
+pub struct TrainedWeights<'a> {
+    model: &'a Model,
+    /// Columns, and panels.
+    masters: HashMap<TensorId, (usize, &'a [f32])>,
+}
+
+impl Tensors for TrainedWeights<'_> {
+    fn read(&self, id: TensorId, out: &mut Vec<f32>) -> Result<()> {
+        self.model.weights().read(id, out)?;
+        let Some((cols, master)) = self.masters.get(&id) else { return Ok(()) };
+        // A matrix, of which the model has the rounded values: the same element, from the panels.
+        for (i, value) in out.iter_mut().enumerate() {
+            *value = master[panels::index(*cols, i / cols, i % cols)];
+        }
+        Ok(())
+    }
 }

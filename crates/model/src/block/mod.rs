@@ -133,9 +133,10 @@ impl Network<'_> {
         matmul(self.pool, &x, &mut products);
     }
 
-    /// Backward of [`Network::linear`]: dx is set, gradients of weights and biases are added.
+    /// Backward of [`Network::linear`]: dx is set; gradients of weights and biases are set or added to, as
+    /// [`Gradients::write`] says.
     ///
-    /// Each output comes with its place in the network and its gradient `[rows, n]`.
+    /// Each output comes with its place in the network and its gradient `[rows, n]`. The weights are of one type.
     pub fn linear_backward<const N: usize>(
         &self,
         products: &mut Products,

@@ -1,0 +1,119 @@
+//! What a checkpoint of a run holds: the model as any program reads it, the moments, and the rest in JSON.
+
+use crate::data::Position;
+use crate::error::{Result, fail};
+use crate::optimizer::{Array, Optimizer};
+use crate::outlier::Guard;
+use crate::run::Folder;
+use crate::run::checkpoint::{Checkpoint, TensorSpec, Writer};
+use crate::trainer::Trainer;
+use serde::{Deserialize, Serialize};
+use wootz_kernels::DType;
+use wootz_model::save::{self, Existing, SaveFormat, SaveOptions};
+use wootz_text::Tokenizer;
+
+/// The file of [`State`].
+pub const STATE: &str = "state.json";
+/// The file of the moments.
+const MOMENTS: &str = "optimizer.safetensors";
+
+/// All that a step depends on beside weights and moments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Steps done, those included that were left out.
+    pub step: u64,
+    /// Steps that moved the weights.
+    pub updates: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// The next batch.
+    pub position: Position,
+    /// The last losses and norms.
+    pub guard: Guard,
+    /// Steps in a row that were refused.
+    pub bad_steps: u64,
+    /// The last validation's loss.
+    pub val_loss: Option<f64>,
+}
+
+impl State {
+    /// Before the first step.
+    pub fn new(position: Position) -> State {
+        State {
+            step: 0,
+            updates: 0,
+            tokens: 0,
+            position,
+            guard: Guard::default(),
+            bad_steps: 0,
+            val_loss: None,
+        }
+    }
+}
+
+/// Writes a checkpoint's files.
+pub fn write(
+    writer: &mut Writer,
+    state: &State,
+    trainer: &mut Trainer,
+    tokenizer: Option<&Tokenizer>,
+    name: &str,
+) -> Result<()> {
+    writer.folder(|folder| {
+        let model = &trainer.model;
+        let tokenizer = tokenizer.filter(|tokenizer| tokenizer.to_folder().is_ok());
+        let options = SaveOptions {
+            format: SaveFormat::Hf,
+            dtype: DType::F32,
+            name,
+            tokenizer,
+            tokenizer_folder: None,
+            existing: Existing::Keep,
+        };
+        Ok(save::save(folder, model.architecture(), model.config(), &trainer.weights(), &options)?)
+    })?;
+    let arrays = moments(&mut trainer.optimizer);
+    let shapes: Vec<[usize; 1]> = arrays.iter().map(|(_, values)| [values.len()]).collect();
+    let specs: Vec<TensorSpec> =
+        arrays.iter().zip(&shapes).map(|((name, _), shape)| TensorSpec { name, shape }).collect();
+    writer.tensors(MOMENTS, &specs, |i, sink| Ok(sink.write(arrays[i].1)?))?;
+    writer.json(STATE, state)
+}
+
+/// Reads the moments back.
+pub fn read_moments(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<()> {
+    let file = checkpoint.tensors(MOMENTS)?;
+    let arrays = moments(&mut trainer.optimizer);
+    let (found, expected) = (file.list().count(), arrays.len());
+    if found != expected {
+        fail!(
+            "{}: {MOMENTS} has {found} arrays, and this optimiser {expected}; was it another rule's?",
+            checkpoint.path.display()
+        );
+    }
+    for (name, values) in arrays {
+        file.read(&name, &[values.len()], values)?;
+    }
+    Ok(())
+}
+
+/// The moments with their names: `m.layers.0.q.weight`.
+fn moments(optimizer: &mut Optimizer) -> Vec<(String, &mut [f32])> {
+    let name = |array: Array| match array {
+        Array::M => "m",
+        Array::V => "v",
+    };
+    optimizer
+        .moments()
+        .into_iter()
+        .map(|(id, array, values)| (format!("{}.{id}", name(array)), values))
+        .collect()
+}
+
+/// Puts the tokenizer beside the run's settings. One that can only decode (llm.c's) has no file of its own.
+pub fn write_tokenizer(folder: &Folder, tokenizer: Option<&Tokenizer>) -> Result<()> {
+    for (name, text) in tokenizer.and_then(|tokenizer| tokenizer.to_folder().ok()).into_iter().flatten() {
+        folder.write_file(name, |file| file.write_all(text.as_bytes()))?;
+    }
+    Ok(())
+}

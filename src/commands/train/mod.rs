@@ -1,0 +1,384 @@
+//! `wootz train`: pretrains a model, or goes on with one.
+
+mod corpus;
+mod settings;
+mod watch;
+
+use crate::interrupt::Listener;
+use anyhow::{Context, Result, bail};
+use corpus::{Corpus, Wanted};
+use serde_json::json;
+use settings::SettingsArgs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use watch::{Samples, Screen};
+use wootz_kernels::peak::Peaks;
+use wootz_kernels::{Pool, Precision, pool};
+use wootz_model::flops::{TokenFlops, parameters};
+use wootz_model::init::Init;
+use wootz_model::load::{self, LoadOptions};
+use wootz_model::plan::{Plan, Shape};
+use wootz_model::presets::{Overrides, preset};
+use wootz_model::weights::Weights;
+use wootz_model::{DecoderConfig, Model};
+use wootz_text::Tokenizer;
+use wootz_train::data::hellaswag;
+use wootz_train::optimizer::Optimizer;
+use wootz_train::pretrain::{DtypeName, End, Inputs, Run, Settings};
+use wootz_train::progress::{Progress, Style};
+use wootz_train::run::checkpoint::{Check, Store};
+use wootz_train::run::{Folder, IfTaken, dated_name};
+
+/// Pretrain a model, or go on with one: without arguments, a small one on the built-in stories, in about a minute
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Settings from a file, such as the config.toml of another run; flags win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on with the run of this folder, from its newest whole checkpoint
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "name"])]
+    resume: Option<PathBuf>,
+    /// The run's name [default: the date and the model]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The folder of runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// Refuse to begin if it takes more memory than this many MiB [default: what is free]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<usize>,
+    /// Threads; they change no bit [default: one a physical core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// One line a step instead of a progress bar
+    #[arg(long)]
+    plain: bool,
+    /// Print the result as one JSON object, and no samples
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: TrainArgs) -> Result<()> {
+    let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
+    let begun = Instant::now();
+    let mut run = match &args.resume {
+        Some(path) => resume(&args, path, threads)?,
+        None => begin(&args, threads)?,
+    };
+    let mut screen = screen(&args, &run, threads);
+    let end = run.run.train(&mut screen);
+    let Screen { progress, last_val, last_step, .. } = screen;
+    progress.finish();
+    let end = end?;
+    if args.json {
+        let result = json!({
+            "run": run.run.folder().path().display().to_string(),
+            "complete": end == End::Complete,
+            "step": run.run.step(),
+            "loss": last_step.map(|step| step.loss),
+            "val_loss": last_val.map(|val| val.loss),
+            "bits_per_byte": last_val.and_then(|val| val.bits_per_byte),
+            "tokens_per_second": last_step.map(|step| step.tokens_per_second),
+            "train_seconds": begun.elapsed().as_secs_f64(),
+        });
+        println!("{result}");
+    } else {
+        advise(&run.run, end, begun);
+    }
+    Ok(())
+}
+
+/// A run with what its screen needs.
+struct Ready {
+    run: Run,
+    settings: Settings,
+    tokenizer: Option<Arc<Tokenizer>>,
+}
+
+fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
+    let settings = args.settings.resolve(args.config.as_deref())?;
+    settings.check()?;
+    let source = Source::find(&settings)?;
+    let corpus = read_data(&settings, &source, threads)?;
+    let (architecture, config) = source.config(&settings, corpus.tokenizer.as_deref())?;
+    check_vocabulary(&config, corpus.tokenizer.as_deref())?;
+    check_context(&config, &settings)?;
+    check_memory(&config, &settings, threads, args.memory)?;
+    let model = match source {
+        Source::File { path, .. } => load_model(&path, threads)?,
+        Source::Preset(_) => {
+            let pool = Pool::new(threads);
+            let init = Init { seed: settings.seed, std: settings.init_std };
+            let weights =
+                Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+            Model::from_weights(architecture, config, weights, pool)
+        }
+    };
+    let folder = match &args.name {
+        Some(name) => Folder::create(&args.runs, name, IfTaken::Refuse)?,
+        None => {
+            let short =
+                Path::new(&settings.model).file_stem().map_or("model".into(), |s| s.to_string_lossy());
+            Folder::create(&args.runs, &dated_name(&short), IfTaken::Number)?
+        }
+    };
+    let tokenizer = corpus.tokenizer.clone();
+    let run = Run::begin(inputs(settings.clone(), model, corpus)?, folder)?;
+    Ok(Ready { run, settings, tokenizer })
+}
+
+fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
+    let folder = Folder::open(path)?;
+    let old: Settings = folder.read_config()?;
+    let settings = args.settings.change(&old)?;
+    let latest = Store::at(folder.checkpoints()).latest(Check::Hashes)?;
+    for skipped in &latest.skipped {
+        eprintln!("{skipped}");
+    }
+    let Some(checkpoint) = latest.found else {
+        bail!("{}: there is no whole checkpoint to go on from", path.display())
+    };
+    let model = load_model(&checkpoint.path, threads)?;
+    // The run's own tokenizer: one that was learnt from the texts is not learnt again.
+    let tokenizer = load::tokenizer(&checkpoint.path).ok().map(Arc::new);
+    let source = Source::File { path: checkpoint.path.clone(), tokenizer };
+    let corpus = read_data(&settings, &source, threads)?;
+    check_memory(model.config(), &settings, threads, args.memory)?;
+    let tokenizer = corpus.tokenizer.clone();
+    let run = Run::resume(inputs(settings.clone(), model, corpus)?, folder, &checkpoint)?;
+    Ok(Ready { run, settings, tokenizer })
+}
+
+fn inputs(settings: Settings, model: Model, corpus: Corpus) -> Result<Inputs> {
+    let questions = match (&settings.hellaswag, &corpus.tokenizer) {
+        (Some(path), Some(tokenizer)) => hellaswag::read(path, tokenizer)?,
+        (Some(path), None) => bail!("{}: questions need a tokenizer, and the data has none", path.display()),
+        (None, _) => Vec::new(),
+    };
+    let Corpus { train: data, val: val_data, tokenizer } = corpus;
+    Ok(Inputs { settings, model, tokenizer, data, val_data, questions })
+}
+
+fn load_model(path: &Path, threads: usize) -> Result<Model> {
+    Ok(Model::load(path, &LoadOptions { precision: Precision::F32, threads })?)
+}
+
+/// Where the model comes from.
+enum Source {
+    Preset(&'static wootz_model::presets::Preset),
+    File { path: PathBuf, tokenizer: Option<Arc<Tokenizer>> },
+}
+
+impl Source {
+    /// A preset of this name, or else a model.
+    fn find(settings: &Settings) -> Result<Source> {
+        let name = settings.model.as_str();
+        let no_preset = match preset(name) {
+            Ok(preset) => return Ok(Source::Preset(preset)),
+            Err(error) => error,
+        };
+        if !settings.sizes.is_empty() {
+            bail!(
+                "--layers, --dim, --heads, --kv-heads, --vocab and --context are for presets, and {no_preset}"
+            );
+        }
+        let path = match crate::model_arg::resolve(Some(name)) {
+            Ok(path) => path,
+            Err(error) => bail!("--model {name}: {no_preset}; and as a file or folder: {error:#}"),
+        };
+        let tokenizer = load::tokenizer(&path).ok().map(Arc::new);
+        Ok(Source::File { path, tokenizer })
+    }
+
+    fn config(
+        &self,
+        settings: &Settings,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(&'static wootz_model::arch::Architecture, DecoderConfig)> {
+        match self {
+            Source::File { path, .. } => Ok(wootz_model::arch::identify(&load::open(path)?)?),
+            Source::Preset(preset) => {
+                let sizes = settings.sizes;
+                // A vocabulary that was made for the texts may be smaller than was asked for.
+                let vocab =
+                    if self.learns_vocabulary() { tokenizer.map(Tokenizer::vocab_size) } else { None };
+                Ok(preset.config(&Overrides {
+                    n_layers: sizes.layers,
+                    dim: sizes.dim,
+                    n_heads: sizes.heads,
+                    n_kv_heads: sizes.kv_heads,
+                    vocab_size: vocab.or(sizes.vocab),
+                    max_seq: sizes.context,
+                })?)
+            }
+        }
+    }
+
+    /// Whether a vocabulary is made for the texts: for presets that are no published model's.
+    fn learns_vocabulary(&self) -> bool {
+        matches!(self, Source::Preset(preset) if preset.architecture != "gpt2")
+    }
+}
+
+fn read_data(settings: &Settings, source: &Source, threads: usize) -> Result<Corpus> {
+    if corpus::is_shards(&settings.data) {
+        let mut corpus = corpus::open_shards(&settings.data, &settings.val_data)?;
+        if let (None, Source::File { tokenizer, .. }) = (&corpus.tokenizer, source) {
+            corpus.tokenizer = tokenizer.clone();
+        }
+        if let (None, Source::Preset(preset)) = (&corpus.tokenizer, source)
+            && preset.architecture == "gpt2"
+            && settings.sizes.vocab.is_none()
+        {
+            corpus.tokenizer = Some(Arc::new(Tokenizer::gpt2()?));
+        }
+        return Ok(corpus);
+    }
+    let wanted = match source {
+        Source::File { path, tokenizer } => match tokenizer {
+            Some(tokenizer) => Wanted::Given(tokenizer.clone()),
+            None => {
+                bail!("{}: has no tokenizer to read texts with; give token shards as --data", path.display())
+            }
+        },
+        Source::Preset(preset) if source.learns_vocabulary() => {
+            let (_, config) = preset.config(&Overrides::default())?;
+            Wanted::Learnt(settings.sizes.vocab.unwrap_or(config.vocab_size.min(32_000)))
+        }
+        Source::Preset(_) => Wanted::Given(Arc::new(Tokenizer::gpt2()?)),
+    };
+    corpus::read_texts(&settings.data, &settings.val_data, wanted, threads)
+}
+
+fn check_vocabulary(config: &DecoderConfig, tokenizer: Option<&Tokenizer>) -> Result<()> {
+    if let Some(tokenizer) = tokenizer
+        && tokenizer.vocab_size() > config.vocab_size
+    {
+        bail!(
+            "the data's tokenizer has {} tokens and the model {}; prepare the data with the model's tokenizer, or give \
+             the model --vocab {}",
+            tokenizer.vocab_size(),
+            config.vocab_size,
+            tokenizer.vocab_size()
+        );
+    }
+    Ok(())
+}
+
+fn check_context(config: &DecoderConfig, settings: &Settings) -> Result<()> {
+    if settings.seq > config.max_seq {
+        bail!(
+            "--seq {}: the model's longest sequence is {}; use a shorter one, or --context for a new model",
+            settings.seq,
+            config.max_seq
+        );
+    }
+    Ok(())
+}
+
+/// Prints what the run will take, and refuses what does not fit.
+fn check_memory(
+    config: &DecoderConfig,
+    settings: &Settings,
+    threads: usize,
+    limit: Option<usize>,
+) -> Result<()> {
+    let dtype = settings.format().dtype();
+    let shape =
+        Shape { batch: settings.batch, seq: settings.seq, dtype, recompute: settings.recompute(), threads };
+    let plan = Plan::new(config, &shape);
+    let [moments, masters] = Optimizer::bytes(settings.optimizer_options().rule, config, dtype);
+    let total = plan.total() + moments + masters;
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let rows = [
+        ("weights", plan.weights),
+        ("weights in f32", masters),
+        ("gradients", plan.gradients),
+        ("moments", moments),
+        ("activations", plan.activations),
+        ("logits", plan.logits),
+        ("workspace", plan.workspace),
+    ];
+    let list: Vec<String> = (rows.iter().filter(|(_, bytes)| *bytes > 0))
+        .map(|(name, bytes)| format!("{name} {:.1}", mib(*bytes)))
+        .collect();
+    eprintln!("memory: {:.1} MiB ({})", mib(total), list.join(", "));
+    let available = limit.map(|limit| limit << 20).or_else(free_memory);
+    if let Some(available) = available
+        && total > available
+    {
+        bail!(
+            "{:.0} MiB are needed and {:.0} MiB {}; try a smaller --batch with --accumulate, a shorter --seq, \
+             --recompute block, or a smaller model",
+            mib(total),
+            mib(available),
+            if limit.is_some() { "allowed" } else { "free" }
+        );
+    }
+    Ok(())
+}
+
+/// Memory that can be taken without swapping, in bytes, where the system says.
+fn free_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib << 10)
+}
+
+fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
+    let Ready { run, settings, tokenizer } = ready;
+    let config = run.model().config();
+    let peaks = Peaks::measure(run.model().pool());
+    let peak = match settings.dtype {
+        DtypeName::F32 => peaks.f32_flops,
+        DtypeName::Bf16 => peaks.bf16_flops,
+    };
+    eprintln!(
+        "{}: {} million parameters, {} tokens a step, {} steps, {threads} threads",
+        run.folder().path().display(),
+        (parameters(config) as f64 / 1e5).round() / 10.0,
+        settings.tokens_per_step(),
+        settings.steps
+    );
+    let style = if args.plain { Style::Lines(Default::default()) } else { Style::Auto };
+    Screen {
+        progress: Progress::new(settings.steps, run.step(), style),
+        listener: Listener::new(),
+        tokenizer: tokenizer.clone(),
+        seed: settings.seed,
+        steps: settings.steps,
+        flops: TokenFlops::new(config, settings.seq).training(),
+        peak: (peak > 0.0).then_some(peak),
+        samples: if args.json { Samples::LeftOut } else { Samples::Shown },
+        last_val: None,
+        last_step: None,
+    }
+}
+
+/// The last words: where everything is, and what to try next.
+fn advise(run: &Run, end: End, begun: Instant) {
+    let path = run.folder().path().display();
+    match end {
+        End::Interrupted => {
+            println!("stopped after step {}; everything is saved. Go on with:", run.step());
+            println!("  wootz train --resume {path}");
+        }
+        End::Complete => {
+            println!("{} steps in {:.0} s. What to try next:", run.step(), begun.elapsed().as_secs_f64());
+            println!("  wootz generate {path} -p \"Once upon a time\"     let it tell a story");
+            println!("  open {path}/report.html                       see how it learned");
+            println!("  wootz train --data book.txt --steps 2000          your own text");
+            println!("  wootz train --model story --steps 20000           a larger model, for longer");
+        }
+    }
+}
+
+/// Adds the file's name to an error about it.
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
