@@ -15,7 +15,8 @@ const STORY_FILE: &[u8] = include_bytes!("../assets/story.gguf");
 
 /// The path of a model.
 ///
-/// `story`, or none, is the built-in model (a file of that name is `./story`). A path that exists is taken as it is.
+/// `story`, or none, is the built-in model (a file of that name is `./story`). A path that exists is taken as it is; of a
+/// training run's folder, the newest whole checkpoint.
 /// `ORGANISATION/NAME` is looked up in the hub's cache.
 ///
 /// # Errors
@@ -26,6 +27,12 @@ pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
         return story();
     }
     let path = PathBuf::from(model);
+    if path.join("config.json").is_file() || !path.is_dir() && path.exists() {
+        return Ok(path);
+    }
+    if wootz_train::run::is_run(&path) {
+        return Ok(wootz_train::run::newest_model(&path)?);
+    }
     if path.exists() {
         return Ok(path);
     }

@@ -168,7 +168,7 @@ fn defaults(model: &str) -> Defaults {
         batch: 16,
         seq: 128,
         accumulate: 1,
-        steps: 900,
+        steps: 800,
         lr: 4e-3,
         warmup: 50,
         weight_decay: 0.1,

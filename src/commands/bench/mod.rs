@@ -1,5 +1,7 @@
 //! `wootz bench`: this machine's peaks, kernels as a share of them, and whole models.
 
+mod train;
+
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -15,7 +17,10 @@ use wootz_model::{Chunk, KvCache, MAX_CHUNK, Model, Rows, Scratch};
 
 /// Measure this machine, the kernels, or a model
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// The model; without one, the machine and the kernels are measured
     model: Option<String>,
     /// Tokens of the prompt
@@ -38,17 +43,27 @@ pub struct BenchArgs {
     threads: Option<usize>,
     /// f32: inputs are never rounded to the precision of the weights
     #[arg(long, default_value = "auto")]
-    dtype: super::flags::PrecisionArg,
+    dtype: crate::commands::flags::PrecisionArg,
     /// Type of cached keys and values
     #[arg(long, default_value = "f16")]
-    kv: super::flags::CacheArg,
+    kv: crate::commands::flags::CacheArg,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
 }
 
+/// What else there is to measure.
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Training steps, and where their time goes
+    Train(train::TrainBenchArgs),
+}
+
 /// Runs the command.
 pub fn run(args: BenchArgs) -> Result<()> {
+    if let Some(Action::Train(args)) = &args.action {
+        return train::run(args);
+    }
     let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
     match &args.model {
         Some(_) => bench_model(&args, threads),
