@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A matrix lies row by row; a row of x is a token. Blocks never replace x, they add to it (the residual stream). The
-//! symbols of the shapes are those of [`crate::config`]. One formula a line is left to the file that has the fast form
-//! of it: [`layernorm`], [`rmsnorm`], [`rope`], [`mlp`] and [`softmax`], each with its source.
+//! symbols of the shapes are those of [`crate::config`]. Five formulas stand in the files of their fast forms, with their
+//! sources: [`layernorm`], [`rmsnorm`], [`rope`], [`mlp`] and [`softmax`] (which here is the log-sum-exp of a row).
 
 use crate::config::{DecoderConfig, Head, LayerConfig, Mlp, Norm, NormPlacement, Positions, QkNorm, Rope};
 use crate::names::{Part, Place, TensorId};
