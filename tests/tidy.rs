@@ -20,7 +20,7 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("formats", &["kernels"]),
     ("model", &["kernels", "formats", "text"]),
-    ("train", &["model", "text", "formats"]),
+    ("train", &["model", "text", "formats", "kernels"]),
     ("serve", &["model", "text"]),
 ];
 

@@ -161,7 +161,7 @@ pub enum Parameter<'a> {
 }
 
 impl Weights {
-    /// Every parameter, in the order of [`canonical`](crate::names::canonical).
+    /// Every parameter, in the order of [`canonical`].
     pub fn parameters_mut(&mut self) -> Vec<(TensorId, Parameter<'_>)> {
         let mut all = Vec::new();
         all.push((TensorId::weight(Place::Embed), Parameter::Matrix(&mut self.embed)));

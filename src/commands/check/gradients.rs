@@ -3,10 +3,10 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use wootz_formats::Format;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_model::gradients::Stored;
+use wootz_model::names::Source;
 use wootz_model::{Batch, Gradients, Model, Recompute, Training};
 
 /// Largest difference of a gradient, as the norm of the difference over the tensor's norm.
@@ -14,13 +14,13 @@ pub const TOLERANCE_F32: f64 = 1e-4;
 /// The same with bf16 products: 2^-9 for each rounding, and every layer adds some.
 pub const TOLERANCE_ROUNDED: f64 = 5e-2;
 
-/// The gradients of the mean loss, under a format's names.
+/// The gradients of the mean loss, as `sources` say that a file holds the parameters.
 pub fn compute(
     model: &Model,
     ids: &[u32],
     targets: &[i32],
     [batch, seq]: [usize; 2],
-    format: Format,
+    sources: &[Source],
 ) -> Result<Vec<Stored>> {
     let mut gradients = Gradients::new(model.config(), |_| true);
     let lengths = vec![seq; batch];
@@ -29,8 +29,7 @@ pub fn compute(
     let batch = Batch { tokens: ids, targets, lengths: &lengths };
     let mut training = Training::new(Recompute::None, CacheType::F32);
     training.gradients(model, &batch, &|_, _| weight, &mut gradients, Write::Set)?;
-    let sources = model.architecture().tensors(model.config(), format)?;
-    Ok(gradients.in_file(&sources))
+    Ok(gradients.in_file(sources))
 }
 
 /// One tensor's comparison.

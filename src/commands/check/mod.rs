@@ -13,8 +13,10 @@ use wootz_formats::{Checkpoint, FileKind, Format, Metadata, TensorView, identify
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::ops::softmax::log_sum_exp;
 use wootz_kernels::{DType, Precision, pool, quant};
+use wootz_model::arch::sources;
 use wootz_model::gradients::Stored;
 use wootz_model::load::LoadOptions;
+use wootz_model::names::Source;
 use wootz_model::{Batch, Chunk, MAX_CHUNK, Model, Rows, Scratch};
 use wootz_train::trainer as train;
 
@@ -97,7 +99,7 @@ fn against_reference(args: &CheckArgs, model: &str, file: &Path, threads: usize)
     let logits = forward(&model, &reference)?;
     let vocab = model.config().vocab_size;
     let loss = reference.targets.as_ref().map(|targets| mean_loss(&logits, targets, vocab));
-    let own = own_gradients(&model, &reference, args.dump.is_some())?;
+    let own = own_gradients(&model, &checkpoint, &reference, args.dump.is_some())?;
     if let Some(path) = &args.dump {
         dump(path, &model, &reference, &logits, loss, &own)?;
     }
@@ -236,13 +238,29 @@ fn divergence(got: &[f32], want: &[f32], vocab: usize) -> f64 {
 }
 
 /// Our gradients, under the reference's names, if it has any or they are to be written.
-fn own_gradients(model: &Model, reference: &Reference, dump: bool) -> Result<Vec<Stored>> {
+fn own_gradients(
+    model: &Model,
+    checkpoint: &Checkpoint,
+    reference: &Reference,
+    dump: bool,
+) -> Result<Vec<Stored>> {
     let Some(targets) = &reference.targets else { return Ok(Vec::new()) };
     if reference.gradients.is_empty() && !dump {
         return Ok(Vec::new());
     }
     let targets = narrow(targets);
-    gradients::compute(model, &reference.ids, &targets, reference.shape, reference.format)
+    let sources = reference_sources(model, checkpoint, reference.format)?;
+    gradients::compute(model, &reference.ids, &targets, reference.shape, &sources)
+}
+
+/// Where a reference has each parameter's gradient: under transformers' names, or where the model's own file has the
+/// parameter, padding included (llm.c).
+fn reference_sources(model: &Model, checkpoint: &Checkpoint, format: Format) -> Result<Vec<Source>> {
+    let (architecture, config) = (model.architecture(), model.config());
+    Ok(match format {
+        Format::Safetensors => architecture.tensors(config, format)?,
+        Format::LlmC | Format::Gguf | Format::Llama2C => sources(architecture, config, checkpoint)?,
+    })
 }
 
 /// Targets as training takes them: whatever does not count is -1.
@@ -289,7 +307,8 @@ fn dump(
         (Format::Safetensors, _) | (_, None) => None,
         (_, Some(targets)) => {
             let (ids, targets) = (&reference.ids, narrow(targets));
-            Some(gradients::compute(model, ids, &targets, reference.shape, Format::Safetensors)?)
+            let sources = model.architecture().tensors(model.config(), Format::Safetensors)?;
+            Some(gradients::compute(model, ids, &targets, reference.shape, &sources)?)
         }
     };
     for stored in renamed.as_deref().unwrap_or(own) {

@@ -12,7 +12,6 @@ mod gguf;
 mod hf;
 mod llmc;
 mod stored;
-mod weights;
 
 use std::fmt;
 use std::path::Path;
@@ -25,6 +24,7 @@ use crate::arch::Architecture;
 use crate::config::DecoderConfig;
 use crate::error::{Context, Result, fail};
 use crate::names::TensorId;
+use crate::weights::Weights;
 
 /// What to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,13 @@ pub trait Tensors {
     /// # Errors
     /// The tensor is not there, or cannot be read.
     fn read(&self, id: TensorId, out: &mut Vec<f32>) -> Result<()>;
+}
+
+/// A model in memory. Block formats are decoded; the others come back bit for bit.
+impl Tensors for Weights {
+    fn read(&self, id: TensorId, out: &mut Vec<f32>) -> Result<()> {
+        Weights::read(self, id, out)
+    }
 }
 
 /// Writes a model to `path`: a folder for [`SaveFormat::Hf`], which is made where it is missing, otherwise a file.
