@@ -14,13 +14,13 @@
 //! bits depend on the sequence alone.
 
 use super::product::{ByColumn, ByRow, Floats, PIECE, Product, Start, across, from_pieces, to_pieces};
-use super::{Attention, BLOCK, share_out, share_out_len};
+use super::{Attention, BLOCK, hide, share_out, share_out_len};
 use crate::pool::{Pool, Shares};
 use crate::simd::{Isa, IsaKind, Kernel, LANES, dispatch_to, math};
 use std::ops::Range;
 
 /// Query rows of a tile. Products over queries are this deep.
-const TILE: usize = 64;
+const TILE: usize = 128;
 
 /// What the forward read and gave: T rows of sequences, one behind the other, each from position 0.
 #[derive(Clone, Copy)]
@@ -227,8 +227,8 @@ impl Kernel for Task<'_> {
         for piece in m.keys.chunks_exact_mut(keys * PIECE) {
             piece[tokens * PIECE..].fill(0.0);
         }
-        across(|token| &self.saved.k[place(token)..][..dim], tokens, dim, m.keys_across);
-        across(|token| &self.saved.v[place(token)..][..dim], tokens, dim, m.values_across);
+        across(isa, |token| &self.saved.k[place(token)..][..dim], tokens, dim, m.keys_across);
+        across(isa, |token| &self.saved.v[place(token)..][..dim], tokens, dim, m.values_across);
         m.dk.fill(0.0);
         m.dv.fill(0.0);
         for start in (0..tokens).step_by(per_tile) {
@@ -309,18 +309,12 @@ impl Task<'_> {
     #[inline(always)]
     fn weigh<I: Isa>(&mut self, isa: I, block: usize, token: usize, seeing: &Range<usize>) {
         let m = &mut self.memory;
-        let keys = block * BLOCK..(block + 1) * BLOCK;
         for r in seeing.clone() {
             let weights = &mut m.weights[r * BLOCK..(r + 1) * BLOCK];
             let dscores = &mut m.dscores[r * BLOCK..(r + 1) * BLOCK];
             let seen = self.attention.seen(token + r / self.sizes.group);
-            if seen.start > keys.start {
-                weights[..seen.start - keys.start].fill(f32::NEG_INFINITY);
-            }
-            if seen.end < keys.end {
-                weights[seen.end - keys.start..].fill(f32::NEG_INFINITY);
-            }
-            let p = math::exp(isa, isa.sub(isa.load_slice(weights, 0.0), isa.splat(m.lse[r])));
+            let scores = hide(isa, weights, block * BLOCK, &seen);
+            let p = math::exp(isa, isa.sub(scores, isa.splat(m.lse[r])));
             let ds = isa.mul(p, isa.sub(isa.load_slice(dscores, 0.0), isa.splat(m.dy_y[r])));
             isa.store_slice(weights, p);
             isa.store_slice(dscores, ds);

@@ -5,9 +5,11 @@
 //! ```
 
 use super::BLOCK;
+use super::product::Square;
 use crate::buffer::{Buffer, Plain};
 use crate::pool::{Pool, Shares};
 use crate::simd::{Isa, Kernel, LANES, dispatch};
+use std::ops::Range;
 
 /// The type of cached keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,11 +83,15 @@ impl LayerCache {
     }
 
     fn parts<T: Plain>(&self, head: usize, block: usize) -> [&[T]; 2] {
-        let at = (head * self.blocks + block % self.blocks) * self.block_bytes();
-        let block = &self.data[at..at + self.block_bytes()];
+        let block = &self.data[self.range(head, block)];
         // SAFETY: every bit pattern is a `T`. Nothing is left over before and after: the buffer is aligned to 128
         // bytes, and a block is vectors of 32 values.
         unsafe { block.align_to().1 }.split_at(self.dim * BLOCK).into()
+    }
+
+    fn range(&self, head: usize, block: usize) -> Range<usize> {
+        let at = (head * self.blocks + block % self.blocks) * self.block_bytes();
+        at..at + self.block_bytes()
     }
 
     /// Forgets everything: what a sequence left behind must not reach the next one.
@@ -134,6 +140,9 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Rows of a block that are written value by value: a square takes the time of about eight.
+const FEW: usize = 8;
+
 struct Append<'a> {
     /// The head's blocks.
     data: &'a mut [u8],
@@ -151,38 +160,64 @@ impl Kernel for Append<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let size = self.kind.bytes();
-        // 32 values in the cache's type.
-        let convert = |x: &[f32]| -> [u8; 4 * LANES] {
-            let mut bytes = [0; 4 * LANES];
-            let x = isa.load_slice(x, 0.0);
-            // SAFETY: the array has room for 32 values of either type.
-            unsafe {
-                match self.kind {
-                    CacheType::F16 => isa.store_f16(bytes.as_mut_ptr().cast(), x),
-                    CacheType::F32 => isa.store(bytes.as_mut_ptr().cast(), x),
+        let Append { data, block_bytes, dim, padded, kind, first, count, k, v } = self;
+        let (blocks, size) = (data.len() / block_bytes, kind.bytes());
+        let (mut square, mut columns) = (Square::ZERO, Square::ZERO);
+        let mut start = 0;
+        while start < count {
+            // Rows of one block, and their places in it.
+            let slot = (first + start) % BLOCK;
+            let rows = start..count.min(start + BLOCK - slot);
+            start = rows.end;
+            let block = (first + rows.start) / BLOCK % blocks * block_bytes;
+            let (keys, values) = data[block..block + block_bytes].split_at_mut(dim * BLOCK * size);
+            if rows.len() < FEW {
+                for (slot, row) in (slot..).zip(rows.clone()) {
+                    for (keys, k) in keys.chunks_mut(LANES * BLOCK * size).zip(k.row(row).chunks(LANES)) {
+                        let mut values = [0; 4 * LANES];
+                        put(isa, kind, &mut values[..LANES * size], k);
+                        for (key, value) in keys.chunks_exact_mut(BLOCK * size).zip(values.chunks_exact(size))
+                        {
+                            key[slot * size..(slot + 1) * size].copy_from_slice(value);
+                        }
+                    }
+                }
+            } else {
+                for (i, keys) in keys.chunks_mut(LANES * BLOCK * size).enumerate() {
+                    square.across(isa, rows.clone().map(|row| &k.row(row)[i * LANES..]), &mut columns);
+                    for (key, column) in
+                        keys.chunks_exact_mut(BLOCK * size).zip(columns.0.chunks_exact(LANES))
+                    {
+                        put(isa, kind, &mut key[slot * size..][..rows.len() * size], column);
+                    }
                 }
             }
-            bytes
-        };
-        for row in 0..self.count {
-            let (block, slot) = ((self.first + row) / BLOCK, (self.first + row) % BLOCK);
-            let block = block % (self.data.len() / self.block_bytes) * self.block_bytes;
-            let block = &mut self.data[block..block + self.block_bytes];
-            let (keys, values) = block.split_at_mut(self.dim * BLOCK * size);
-            for (vector, k) in self.k.row(row).chunks(LANES).enumerate() {
-                let bytes = convert(k);
-                // A column of K: one value in each vector.
-                let column = keys[vector * LANES * BLOCK * size..].chunks_exact_mut(BLOCK * size);
-                for (to, from) in column.zip(bytes.chunks_exact(size).take(k.len())) {
-                    to[slot * size..(slot + 1) * size].copy_from_slice(from);
+            for (panel, values) in
+                values.chunks_exact_mut(BLOCK * LANES * size).take(padded / LANES).enumerate()
+            {
+                let values = values.chunks_exact_mut(LANES * size).skip(slot);
+                for (value, row) in values.zip(rows.clone()) {
+                    put(isa, kind, value, &v.row(row)[panel * LANES..]);
                 }
-            }
-            let panels = values.chunks_exact_mut(BLOCK * LANES * size).take(self.padded / LANES);
-            for (panel, v) in panels.zip(self.v.row(row).chunks(LANES)) {
-                panel[slot * LANES * size..(slot + 1) * LANES * size]
-                    .copy_from_slice(&convert(v)[..LANES * size]);
             }
         }
+    }
+}
+
+/// Writes as many of 32 values as there is room for, in the cache's type.
+#[inline(always)]
+fn put<I: Isa>(isa: I, kind: CacheType, to: &mut [u8], x: &[f32]) {
+    let x = isa.load_slice(x, 0.0);
+    let mut bytes = [0; 4 * LANES];
+    let whole = if to.len() == LANES * kind.bytes() { to.as_mut_ptr() } else { bytes.as_mut_ptr() };
+    // SAFETY: either has room for 32 values of the type.
+    unsafe {
+        match kind {
+            CacheType::F16 => isa.store_f16(whole.cast(), x),
+            CacheType::F32 => isa.store(whole.cast(), x),
+        }
+    }
+    if to.len() < LANES * kind.bytes() {
+        to.copy_from_slice(&bytes[..to.len()]);
     }
 }

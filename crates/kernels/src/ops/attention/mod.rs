@@ -25,7 +25,7 @@ pub use cache::{CacheType, LayerCache};
 pub use reference::{reference, reference_backward};
 
 use crate::pool::{Pool, Shares};
-use crate::simd::LANES;
+use crate::simd::{Isa, LANES};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -72,6 +72,32 @@ impl Attention {
         let end = end.clamp(positions.start, positions.end);
         (block * BLOCK).clamp(positions.start, end)..end
     }
+}
+
+/// The 32 scores of the keys from `first` on; those that are not `seen` become -inf.
+#[inline(always)]
+fn hide<I: Isa>(isa: I, scores: &mut [f32], first: usize, seen: &Range<usize>) -> I::F {
+    // Where it rises, and where it falls: what is less than either is left.
+    static EDGES: [f32; 3 * LANES] = {
+        let mut edges = [f32::NEG_INFINITY; 3 * LANES];
+        let mut lane = LANES;
+        while lane < 2 * LANES {
+            edges[lane] = f32::INFINITY;
+            lane += 1;
+        }
+        edges
+    };
+    let s = isa.load_slice(scores, 0.0);
+    if seen.start <= first && first + LANES <= seen.end {
+        return s;
+    }
+    let rise = seen.start.saturating_sub(first).min(LANES);
+    let fall = seen.end.saturating_sub(first).min(LANES);
+    let rise = isa.load_slice(&EDGES[LANES - rise..], 0.0);
+    let fall = isa.load_slice(&EDGES[2 * LANES - fall..], 0.0);
+    let s = isa.min(s, isa.min(rise, fall));
+    isa.store_slice(scores, s);
+    s
 }
 
 /// What [`Attention::forward`] works in: it grows to what the largest call needs, and is used again; after that nothing

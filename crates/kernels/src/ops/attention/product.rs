@@ -263,18 +263,41 @@ fn scale<I: Isa>(isa: I, from: &[f32], factor: f32, to: &mut [f32]) {
     }
 }
 
+/// 32 x 32 values, where vectors like them.
+#[repr(align(128))]
+pub(super) struct Square(pub [f32; LANES * LANES]);
+
+impl Square {
+    pub const ZERO: Square = Square([0.0; LANES * LANES]);
+
+    /// Lays up to 32 values of each of up to 32 rows across: value i of row r becomes value r of row i. `self` is left
+    /// with the rows; of those that are missing, `to` gets what was there.
+    #[inline(always)]
+    pub fn across<'a, I: Isa>(&mut self, isa: I, rows: impl Iterator<Item = &'a [f32]>, to: &mut Square) {
+        for (to, from) in self.0.chunks_exact_mut(LANES).zip(rows) {
+            isa.store_slice(to, isa.load_slice(from, 0.0));
+        }
+        // SAFETY: two squares of 32 x 32.
+        unsafe { isa.transpose(self.0.as_ptr(), to.0.as_mut_ptr()) }
+    }
+}
+
 /// Writes `count` rows of width `dim` as `[blocks][D][32 rows]`; rows that are missing in the last block are 0.
 #[inline(always)]
-pub(super) fn across<'a>(row: impl Fn(usize) -> &'a [f32], count: usize, dim: usize, to: &mut [f32]) {
+pub(super) fn across<'a, I: Isa>(
+    isa: I,
+    row: impl Fn(usize) -> &'a [f32],
+    count: usize,
+    dim: usize,
+    to: &mut [f32],
+) {
+    let mut columns = Square::ZERO;
     for (block, to) in to.chunks_exact_mut(dim * LANES).enumerate() {
-        let rows = count - block * LANES;
-        if rows < LANES {
-            to.fill(0.0);
-        }
-        for slot in 0..rows.min(LANES) {
-            for (to, x) in to.chunks_exact_mut(LANES).zip(row(block * LANES + slot)) {
-                to[slot] = *x;
-            }
+        let rows = block * LANES..count.min((block + 1) * LANES);
+        let mut square = Square::ZERO;
+        for (i, to) in to.chunks_mut(LANES * LANES).enumerate() {
+            square.across(isa, rows.clone().map(|r| &row(r)[i * LANES..]), &mut columns);
+            to.copy_from_slice(&columns.0[..to.len()]);
         }
     }
 }
