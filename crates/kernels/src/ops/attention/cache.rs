@@ -89,6 +89,11 @@ impl LayerCache {
         unsafe { block.align_to().1 }.split_at(self.dim * BLOCK).into()
     }
 
+    /// Where the block's keys are.
+    pub(super) fn place(&self, head: usize, block: usize) -> *const u8 {
+        self.data[self.range(head, block)].as_ptr()
+    }
+
     fn range(&self, head: usize, block: usize) -> Range<usize> {
         let at = (head * self.blocks + block % self.blocks) * self.block_bytes();
         at..at + self.block_bytes()

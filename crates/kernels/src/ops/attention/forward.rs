@@ -2,7 +2,7 @@
 
 use super::cache::{CacheType, LayerCache};
 use super::product::{Ahead, ByRow, Floats, Halves, PIECE, Product, Right, Start, to_pieces};
-use super::{Attention, BLOCK, Scratch, Segment, share_out, share_out_len};
+use super::{Attention, BLOCK, Scratch, Segment, hide, share_out, share_out_len};
 use crate::pool::{Pool, Shares};
 use crate::simd::{Isa, IsaKind, Kernel, LANES, dispatch_to, math};
 use std::ops::Range;
@@ -30,6 +30,12 @@ pub(super) struct Task {
     group: Range<usize>,
     /// Which tokens of the segment.
     tokens: Range<usize>,
+}
+
+impl Task {
+    fn first_block(&self, attention: &Attention, segment: &Segment) -> usize {
+        attention.first_seen(segment.first + self.tokens.start) / BLOCK
+    }
 }
 
 impl Attention {
@@ -86,11 +92,17 @@ impl Attention {
         scratch.memory.resize(len, 0.0);
         share_out(pool, &mut scratch.memory, floats, tasks.len(), |i, memory| {
             // The last tiles of a long prefill see the most keys: they go first, so that no thread ends alone.
-            let task = &tasks[tasks.len() - 1 - i];
-            dispatch_to(
-                isa,
-                Tile { attention: *self, segment: &segments[task.segment], task, q, y, lse, memory },
-            );
+            let of = |i: usize| {
+                let task = &tasks[tasks.len() - 1 - i];
+                (&segments[task.segment], task)
+            };
+            let (segment, task) = of(i);
+            // Each thread has taken one when this one comes back.
+            let next = Some(i + pool.threads()).filter(|next| *next < tasks.len()).map(|next| {
+                let (segment, task) = of(next);
+                segment.cache.place(task.head, task.first_block(self, segment))
+            });
+            dispatch_to(isa, Tile { attention: *self, segment, task, q, y, lse, memory, next });
         });
     }
 }
@@ -103,6 +115,8 @@ struct Tile<'a> {
     y: Shares<'a, f32>,
     lse: Option<Shares<'a, f32>>,
     memory: &'a mut [f32],
+    /// Where the keys are with which this thread probably goes on.
+    next: Option<*const u8>,
 }
 
 /// What a tile works in. Row r is token `r / group.len()`, query head `r % group.len()` of the group.
@@ -145,7 +159,7 @@ impl Kernel for Tile<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Tile { attention, segment, task, q, y, lse, memory } = self;
+        let Tile { attention, segment, task, q, y, lse, memory, next } = self;
         let cache = segment.cache;
         let (dim, padded, per_head) = (cache.dim, cache.padded, attention.heads / cache.heads);
         let group = task.group.len();
@@ -166,13 +180,15 @@ impl Kernel for Tile<'_> {
         }
 
         let positions = position(0)..position(rows - 1) + 1;
-        let blocks = attention.first_seen(positions.start) / BLOCK..(positions.end - 1) / BLOCK + 1;
+        let blocks = task.first_block(&attention, segment)..(positions.end - 1) / BLOCK + 1;
         let walk = Walk { attention, cache, head: task.head, rows, group, positions };
         for step in blocks.start / STEP..blocks.end.div_ceil(STEP) {
-            let blocks = blocks.start.max(step * STEP)..blocks.end.min((step + 1) * STEP);
+            let end = blocks.end;
+            let blocks = blocks.start.max(step * STEP)..end.min((step + 1) * STEP);
             walk.score(isa, &blocks, &mut m);
             weigh(isa, |r| attention.seen(position(r)), &blocks, padded, &mut m);
-            walk.gather(isa, &blocks, &mut m);
+            let next = if blocks.end < end { Some(cache.place(task.head, blocks.end)) } else { next };
+            walk.gather(isa, &blocks, next, &mut m);
         }
         for r in 0..rows {
             let at = place(r);
@@ -214,10 +230,9 @@ fn weigh<I: Isa>(
         let mut largest = isa.splat(m.largest[r]);
         if !seen.is_empty() {
             let vectors = vectors(&seen);
-            scores[vectors.start..seen.start].fill(f32::NEG_INFINITY);
-            scores[seen.end..vectors.end].fill(f32::NEG_INFINITY);
-            for s in scores[vectors].chunks_exact(LANES) {
-                largest = isa.max(largest, isa.load_slice(s, 0.0));
+            for first in vectors.step_by(LANES) {
+                let s = hide(isa, &mut scores[first..first + LANES], first, &seen);
+                largest = isa.max(largest, s);
             }
         }
         m.largest_now[r] = isa.largest(largest);
@@ -274,29 +289,34 @@ impl Walk<'_> {
     /// scores = q · k.
     #[inline(always)]
     fn score<I: Isa>(&self, isa: I, blocks: &Range<usize>, m: &mut Memory) {
-        let (cache, head, bytes) = (self.cache, self.head, self.cache.block_bytes());
-        match cache.kind {
-            CacheType::F16 if self.rows > I::ROWS => {
-                for block in blocks.clone() {
-                    let keys = Floats::<LANES>(widen(isa, cache.halves(head, block)[0], m.widened));
-                    let at = self.seeing(block).start * SPAN + (block - blocks.start) * BLOCK;
-                    self.score_blocks(isa, self.seeing(block), [keys], m.queries, &mut m.scores[at..]);
-                }
+        let (cache, head) = (self.cache, self.head);
+        if self.rows > I::ROWS {
+            for block in blocks.clone() {
+                let keys = match cache.kind {
+                    CacheType::F16 => widen(isa, cache.halves(head, block)[0], m.widened),
+                    CacheType::F32 => cache.floats(head, block)[0],
+                };
+                self.score_block(isa, blocks, block, Floats::<LANES>(keys), m.queries, m.scores);
             }
+            return;
+        }
+        // The values of the block are next.
+        let bytes = (cache.dim * BLOCK * cache.kind.bytes()) as isize;
+        match cache.kind {
             CacheType::F16 => {
                 let keys = |block| Ahead { now: Halves(cache.halves(head, block)[0]), bytes };
-                self.score_unwidened(isa, blocks, keys, m);
+                self.score_few(isa, blocks, keys, m);
             }
             CacheType::F32 => {
                 let keys = |block| Ahead { now: Floats::<LANES>(cache.floats(head, block)[0]), bytes };
-                self.score_unwidened(isa, blocks, keys, m);
+                self.score_few(isa, blocks, keys, m);
             }
         }
     }
 
-    /// The same, with keys from the cache itself.
+    /// The same for few rows.
     #[inline(always)]
-    fn score_unwidened<I: Isa, B: Right>(
+    fn score_few<I: Isa, B: Right>(
         &self,
         isa: I,
         blocks: &Range<usize>,
@@ -308,9 +328,24 @@ impl Walk<'_> {
             return self.score_blocks(isa, 0..self.rows, keys, m.queries, m.scores);
         }
         for block in blocks.clone() {
-            let at = self.seeing(block).start * SPAN + (block - blocks.start) * BLOCK;
-            self.score_blocks(isa, self.seeing(block), [keys(block)], m.queries, &mut m.scores[at..]);
+            self.score_block(isa, blocks, block, keys(block), m.queries, m.scores);
         }
+    }
+
+    /// The same of one of the blocks.
+    #[inline(always)]
+    fn score_block<I: Isa, B: Right>(
+        &self,
+        isa: I,
+        blocks: &Range<usize>,
+        block: usize,
+        keys: B,
+        queries: &[f32],
+        scores: &mut [f32],
+    ) {
+        let seeing = self.seeing(block);
+        let scores = &mut scores[seeing.start * SPAN + (block - blocks.start) * BLOCK..];
+        self.score_blocks(isa, seeing, [keys], queries, scores);
     }
 
     /// The same, of `N` blocks, whose first scores are `scores`.
@@ -336,23 +371,31 @@ impl Walk<'_> {
         }
     }
 
-    /// outputs += p · v.
+    /// outputs += p · v. Few rows ask for the keys at `next` on the way.
     #[inline(always)]
-    fn gather<I: Isa>(&self, isa: I, blocks: &Range<usize>, m: &mut Memory) {
-        let (cache, head, bytes) = (self.cache, self.head, self.cache.block_bytes());
+    fn gather<I: Isa>(&self, isa: I, blocks: &Range<usize>, next: Option<*const u8>, m: &mut Memory) {
+        let (cache, head, few) = (self.cache, self.head, self.rows <= I::ROWS);
+        let here = cache.place(head, blocks.start);
+        // From the values on; to the keys behind us, which cost nothing, where there is no next.
+        let next = (next.unwrap_or(here) as isize).wrapping_sub(here as isize);
+        let bytes = next - (cache.dim * BLOCK * cache.kind.bytes()) as isize;
         for block in blocks.clone() {
             let weights = &m.scores[(block - blocks.start) * BLOCK..];
             match cache.kind {
-                CacheType::F16 if self.rows > I::ROWS => {
-                    let values = Floats::<LANES>(widen(isa, cache.halves(head, block)[1], m.widened));
-                    self.gather_block(isa, self.seeing(block), values, weights, m.outputs);
-                }
-                CacheType::F16 => {
+                CacheType::F16 if few => {
                     let values = Ahead { now: Halves(cache.halves(head, block)[1]), bytes };
                     self.gather_block(isa, self.seeing(block), values, weights, m.outputs);
                 }
-                CacheType::F32 => {
+                CacheType::F32 if few => {
                     let values = Ahead { now: Floats::<LANES>(cache.floats(head, block)[1]), bytes };
+                    self.gather_block(isa, self.seeing(block), values, weights, m.outputs);
+                }
+                CacheType::F16 => {
+                    let values = Floats::<LANES>(widen(isa, cache.halves(head, block)[1], m.widened));
+                    self.gather_block(isa, self.seeing(block), values, weights, m.outputs);
+                }
+                CacheType::F32 => {
+                    let values = Floats::<LANES>(cache.floats(head, block)[1]);
                     self.gather_block(isa, self.seeing(block), values, weights, m.outputs);
                 }
             }
@@ -375,6 +418,10 @@ impl Walk<'_> {
             while panel + 4 <= panels {
                 self.gather_panels::<I, B, 4>(isa, &rows, panel, values, weights, outputs);
                 panel += 4;
+            }
+            while panel + 2 <= panels {
+                self.gather_panels::<I, B, 2>(isa, &rows, panel, values, weights, outputs);
+                panel += 2;
             }
         }
         for panel in panel..panels {

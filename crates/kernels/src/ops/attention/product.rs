@@ -76,7 +76,7 @@ pub(super) trait Right: Copy {
     /// `has` was asked.
     unsafe fn load<I: Isa>(self, isa: I, j: usize) -> I::F;
     /// Asks for vector `j`'s place `bytes` further on.
-    fn ask<I: Isa>(self, isa: I, j: usize, bytes: usize);
+    fn ask<I: Isa>(self, isa: I, j: usize, bytes: isize);
 }
 
 /// Vectors of f32, `S` values from one to the next.
@@ -102,8 +102,8 @@ impl<const S: usize> Right for Floats<'_, S> {
         unsafe { isa.load(self.0.as_ptr().add(j * S)) }
     }
     #[inline(always)]
-    fn ask<I: Isa>(self, isa: I, j: usize, bytes: usize) {
-        let at = self.0.as_ptr().wrapping_add(j * S).cast::<u8>().wrapping_add(bytes);
+    fn ask<I: Isa>(self, isa: I, j: usize, bytes: isize) {
+        let at = self.0.as_ptr().wrapping_add(j * S).cast::<u8>().wrapping_offset(bytes);
         isa.prefetch(at);
         isa.prefetch(at.wrapping_add(64));
     }
@@ -124,8 +124,8 @@ impl Right for Halves<'_> {
         unsafe { isa.load_f16(self.0.as_ptr().add(j * LANES)) }
     }
     #[inline(always)]
-    fn ask<I: Isa>(self, isa: I, j: usize, bytes: usize) {
-        isa.prefetch(self.0.as_ptr().wrapping_add(j * LANES).cast::<u8>().wrapping_add(bytes));
+    fn ask<I: Isa>(self, isa: I, j: usize, bytes: isize) {
+        isa.prefetch(self.0.as_ptr().wrapping_add(j * LANES).cast::<u8>().wrapping_offset(bytes));
     }
 }
 
@@ -134,7 +134,7 @@ impl Right for Halves<'_> {
 pub(super) struct Ahead<B> {
     pub now: B,
     /// How far on.
-    pub bytes: usize,
+    pub bytes: isize,
 }
 
 impl<B: Right> Right for Ahead<B> {
@@ -153,7 +153,7 @@ impl<B: Right> Right for Ahead<B> {
         unsafe { self.now.load(isa, j) }
     }
     #[inline(always)]
-    fn ask<I: Isa>(self, isa: I, j: usize, bytes: usize) {
+    fn ask<I: Isa>(self, isa: I, j: usize, bytes: isize) {
         self.now.ask(isa, j, bytes);
     }
 }
