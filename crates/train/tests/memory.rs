@@ -1,0 +1,104 @@
+//! The memory plan is what training takes, and after the first step nothing is taken any more.
+
+use cap::Cap;
+use std::alloc::System;
+use std::sync::Mutex;
+use wootz_kernels::{DType, Pool};
+use wootz_model::config::DecoderConfig;
+use wootz_model::init::Init;
+use wootz_model::plan::{Plan, Shape};
+use wootz_model::presets::{Overrides, preset};
+use wootz_model::weights::Weights;
+use wootz_model::{Batch, Model, Recompute};
+use wootz_train::optimizer::{Adam, Decay, Optimizer, Options, Rule};
+use wootz_train::trainer::{Format, Trainer};
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// One at a time: the allocator counts for the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const RULE: Rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.95, eps: 1e-8 });
+
+fn config(name: &str) -> (&'static wootz_model::arch::Architecture, DecoderConfig) {
+    let overrides = Overrides {
+        n_layers: Some(5),
+        dim: Some(240),
+        n_heads: Some(4),
+        n_kv_heads: Some(if name.starts_with("gpt2") { 4 } else { 2 }),
+        vocab_size: Some(1000),
+        ..Overrides::default()
+    };
+    preset(name).unwrap().config(&overrides).unwrap()
+}
+
+/// A model in training, and a batch of the shape.
+fn trainer(name: &str, shape: &Shape) -> Trainer {
+    let (architecture, config) = config(name);
+    let pool = Pool::new(shape.threads);
+    let init = Init::default();
+    let weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+    let model = Model::from_weights(architecture, config, weights, pool);
+    let options = Options { rule: RULE, weight_decay: 0.1, decay: Decay::Matrices };
+    let format = if shape.dtype == DType::F32 { Format::F32 } else { Format::Bf16 };
+    Trainer::new(model, options, format, shape.recompute, Some(1.0), |_| true)
+}
+
+fn step(trainer: &mut Trainer, shape: &Shape) {
+    let rows = shape.batch * shape.seq;
+    let tokens: Vec<u32> = (0..rows as u32).map(|i| i * 7 % 1000).collect();
+    let targets: Vec<i32> = (0..rows as i32).map(|i| i * 11 % 1000).collect();
+    let lengths = vec![shape.seq; shape.batch];
+    let batch = Batch { tokens: &tokens, targets: &targets, lengths: &lengths };
+    assert_eq!(trainer.step(&[batch], 1e-3).unwrap().refused, None);
+}
+
+fn shapes() -> impl Iterator<Item = (&'static str, Shape)> {
+    let of = |name, batch, seq, dtype, recompute| (name, Shape { batch, seq, dtype, recompute, threads: 2 });
+    [
+        of("gpt2-124m", 2, 64, DType::F32, Recompute::None),
+        of("gpt2-124m", 1, 200, DType::BF16, Recompute::Block),
+        of("gpt2-124m", 4, 64, DType::F32, Recompute::All),
+        of("llama-15m", 4, 128, DType::F32, Recompute::None),
+        of("llama-15m", 4, 128, DType::BF16, Recompute::None),
+        of("tiny", 8, 128, DType::F32, Recompute::Block),
+        of("gemma3-270m", 2, 100, DType::F32, Recompute::None),
+    ]
+    .into_iter()
+}
+
+#[test]
+fn the_plan_is_what_is_taken() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (name, shape) in shapes() {
+        let (_, config) = config(name);
+        let before = ALLOCATOR.allocated();
+        let mut trainer = trainer(name, &shape);
+        step(&mut trainer, &shape);
+        let taken = ALLOCATOR.allocated() - before;
+        let [moments, masters] = Optimizer::bytes(RULE, &config, shape.dtype);
+        let plan = Plan::new(&config, &shape);
+        let planned = plan.total() + moments + masters;
+        let off = taken as f64 / planned as f64 - 1.0;
+        println!("{name} {shape:?}: {taken} taken, {planned} planned, {:.2} % off", 100.0 * off);
+        assert!(off.abs() <= 0.02, "{name} {shape:?}: {taken} taken, {planned} planned: {plan:?}");
+    }
+}
+
+/// Lists of tensors and segments come and go, a few kilobytes; no buffer does.
+#[test]
+fn nothing_is_taken_after_the_first_step() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (name, shape) in shapes() {
+        let mut trainer = trainer(name, &shape);
+        step(&mut trainer, &shape);
+        let after_one = ALLOCATOR.allocated();
+        ALLOCATOR.set_limit(after_one + (256 << 10)).unwrap();
+        for _ in 0..3 {
+            step(&mut trainer, &shape);
+        }
+        assert_eq!(ALLOCATOR.allocated(), after_one, "{name} {shape:?}");
+        ALLOCATOR.set_limit(usize::MAX).unwrap();
+    }
+}
