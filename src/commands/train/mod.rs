@@ -140,7 +140,10 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
         eprintln!("{skipped}");
     }
     let Some(checkpoint) = latest.found else {
-        bail!("{}: there is no whole checkpoint to go on from", path.display())
+        bail!(
+            "{0}: there is no whole checkpoint to go on from; begin again with --config {0}/config.toml",
+            path.display()
+        )
     };
     let model = load_model(&checkpoint.path, threads)?;
     // The run's own tokenizer: one that was learnt from the texts is not learnt again.
