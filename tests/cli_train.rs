@@ -298,6 +298,30 @@ fn what_was_trained_can_be_used() {
         .output()
         .expect("the program starts");
     assert!(generated.status.success(), "{generated:?}");
+    let inspected =
+        Command::new(env!("CARGO_BIN_EXE_wootz")).args(["inspect", text(&run)]).output().expect("it starts");
+    assert!(String::from_utf8_lossy(&inspected.stdout).contains("qwen3"), "{inspected:?}");
+    // In every format that its family has, it says the same.
+    let program = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_wootz")).args(args).output().expect("it starts");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let says =
+        |model: &Path| program(&["generate", text(model), "-p", "Ana saw", "-n", "12", "-t", "0", "--json"]);
+    let answer = |json: &str| -> Value {
+        serde_json::from_str::<Value>(json).unwrap_or_else(|e| panic!("{e}: {json}"))["ids"].clone()
+    };
+    let expected = answer(&says(&run));
+    for name in ["out", "out.gguf"] {
+        let out = folder.path(name);
+        program(&["export", text(&run), text(&out)]);
+        assert_eq!(answer(&says(&out)), expected, "{name}");
+    }
+    let again = Command::new(env!("CARGO_BIN_EXE_wootz"))
+        .args(["export", text(&run), text(&folder.path("out.gguf"))])
+        .output();
+    assert_eq!(again.expect("it starts").status.code(), Some(1), "a file is replaced only with --overwrite");
     // Another run may begin with it.
     let result = done(
         &folder,
@@ -346,6 +370,8 @@ fn bad_input_gets_a_message() {
     std::fs::write(folder.path("odd.toml"), "learning-rate = 1\n").expect("a file");
     says(&["--config", "odd.toml"], &["odd.toml", "learning-rate"]);
     says(&["--model", text(&fixtures().join("gpt2-micro")), "--layers", "3"], &["--layers", "presets"]);
+    // Nothing of all this has left a folder behind.
+    assert!(!folder.path("runs").exists());
     // Shards of another vocabulary, cut short, and empty ones.
     let llmc = fixtures().join("gpt2-micro/llmc");
     let train_bin = llmc.join("train.bin");
@@ -359,6 +385,7 @@ fn bad_input_gets_a_message() {
     done(&folder, &small(&data, &["--steps", "2", "--name", "taken"]));
     says(&small(&data, &["--steps", "2", "--name", "taken"]), &["taken"]);
     says(&["--resume", "runs/taken", "--lr", "0.5"], &["--lr", "--model RUN"]);
+    says(&["--resume", "runs/taken"], &["all 2 steps are done", "--steps"]);
     // A damaged checkpoint is named, and without another one there is nothing to go on from.
     let weights = folder.path("runs/taken/checkpoints/step-000002/model.safetensors");
     let mut bytes = std::fs::read(&weights).expect("weights");

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod chat;
 pub mod check;
 pub mod data;
+pub mod export;
 pub mod flags;
 pub mod generate;
 pub mod inspect;

@@ -118,16 +118,16 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
             Model::from_weights(architecture, config, weights, pool)
         }
     };
-    let folder = match &args.name {
-        Some(name) => Folder::create(&args.runs, name, IfTaken::Refuse)?,
+    let tokenizer = corpus.tokenizer.clone();
+    let inputs = inputs(settings.clone(), model, corpus)?;
+    let run = Run::begin(inputs, || match &args.name {
+        Some(name) => Folder::create(&args.runs, name, IfTaken::Refuse),
         None => {
             let short =
                 Path::new(&settings.model).file_stem().map_or("model".into(), |s| s.to_string_lossy());
-            Folder::create(&args.runs, &dated_name(&short), IfTaken::Number)?
+            Folder::create(&args.runs, &dated_name(&short), IfTaken::Number)
         }
-    };
-    let tokenizer = corpus.tokenizer.clone();
-    let run = Run::begin(inputs(settings.clone(), model, corpus)?, folder)?;
+    })?;
     Ok(Ready { run, settings, tokenizer })
 }
 
@@ -145,6 +145,13 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
             path.display()
         )
     };
+    if checkpoint.step() >= settings.steps {
+        bail!(
+            "{}: all {} steps are done; give --steps with a larger number to go on",
+            path.display(),
+            checkpoint.step()
+        );
+    }
     let model = load_model(&checkpoint.path, threads)?;
     // The run's own tokenizer: one that was learnt from the texts is not learnt again.
     let tokenizer = load::tokenizer(&checkpoint.path).ok().map(Arc::new);

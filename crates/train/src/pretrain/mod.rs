@@ -125,15 +125,17 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begins in an empty run folder.
+    /// Begins in the folder that `make_folder` makes, once it is known that settings and data fit each other.
     ///
     /// # Errors
     /// Settings that mean nothing, data that are too short or of another vocabulary, a folder that cannot be written.
-    pub fn begin(inputs: Inputs, folder: Folder) -> Result<Run> {
+    pub fn begin(inputs: Inputs, make_folder: impl FnOnce() -> Result<Folder>) -> Result<Run> {
         inputs.settings.check()?;
+        let loader = Loader::new(inputs.data.clone(), loader_options(&inputs))?;
+        let validation = validation(&inputs)?;
+        let folder = make_folder()?;
         folder.write_config(&inputs.settings)?;
         state::write_tokenizer(&folder, inputs.tokenizer.as_deref())?;
-        let loader = Loader::new(inputs.data.clone(), loader_options(&inputs))?;
         let state = State::new(loader.position().clone());
         let metrics = Metrics::create(&folder.metrics())?;
         let events = Events::create(folder.path(), Start::New)?;
@@ -141,7 +143,7 @@ impl Run {
         let parts = Parts {
             settings: inputs.settings,
             tokenizer: inputs.tokenizer,
-            val_data: inputs.val_data,
+            validation,
             questions: inputs.questions,
             trainer,
             loader,
@@ -165,6 +167,7 @@ impl Run {
             fail!("{}: is of step {}, and says {}", checkpoint.path.display(), checkpoint.step(), state.step);
         }
         let loader = Loader::resume(inputs.data.clone(), loader_options(&inputs), &state.position)?;
+        let validation = validation(&inputs)?;
         let mut trainer = trainer(&inputs.settings, inputs.model);
         state::read_moments(&mut trainer, checkpoint)?;
         trainer.optimizer.set_steps(state.updates);
@@ -176,7 +179,7 @@ impl Run {
         let parts = Parts {
             settings: inputs.settings,
             tokenizer: inputs.tokenizer,
-            val_data: inputs.val_data,
+            validation,
             questions: inputs.questions,
             trainer,
             loader,
@@ -186,12 +189,7 @@ impl Run {
     }
 
     fn of(parts: Parts, folder: Folder, metrics: Metrics, events: Events) -> Result<Run> {
-        let Parts { settings, tokenizer, val_data, questions, trainer, loader, state } = parts;
-        let vocab = trainer.model.config().vocab_size;
-        let validation = match val_data {
-            Some(data) => Some(Validation::new(data, settings.batch, settings.seq, vocab, Tail::Pad)?),
-            None => None,
-        };
+        let Parts { settings, tokenizer, validation, questions, trainer, loader, state } = parts;
         let keep = Keep { newest: settings.keep, best: Best::Keep };
         Ok(Run {
             schedule: settings.lr_schedule()?,
@@ -445,11 +443,17 @@ impl Run {
 struct Parts {
     settings: Settings,
     tokenizer: Option<Arc<Tokenizer>>,
-    val_data: Option<Arc<Source>>,
+    validation: Option<Validation>,
     questions: Vec<Question>,
     trainer: Trainer,
     loader: Loader,
     state: State,
+}
+
+fn validation(inputs: &Inputs) -> Result<Option<Validation>> {
+    let Some(data) = inputs.val_data.clone() else { return Ok(None) };
+    let Settings { batch, seq, .. } = inputs.settings;
+    Validation::new(data, batch, seq, inputs.model.config().vocab_size, Tail::Pad).map(Some)
 }
 
 fn loader_options(inputs: &Inputs) -> LoaderOptions {
