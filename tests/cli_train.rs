@@ -381,6 +381,20 @@ fn bad_input_gets_a_message() {
     says(&["--data", "cut.bin"], &["cut.bin"]);
     std::fs::write(folder.path("empty.bin"), b"").expect("a file");
     says(&["--data", "empty.bin"], &["empty.bin"]);
+    // Shards of another tokenizer than the model's, though every id is one of the model's too.
+    let shards = folder.path("shards");
+    let prepare = ["data", "prepare", text(&data), "--tokenizer", "bytes", "--out", text(&shards)];
+    let prepared = Command::new(env!("CARGO_BIN_EXE_wootz")).args(prepare).output().expect("it starts");
+    assert!(prepared.status.success(), "{prepared:?}");
+    says(
+        &["--model", text(&fixtures().join("gpt2-micro")), "--data", text(&shards)],
+        &["shards", "the tokenizer bytes", "other ids"],
+    );
+    // A new model has the vocabulary that was asked for, though that of the shards is smaller.
+    done(&folder, &small(&shards, &["--steps", "1", "--name", "asked", "--vocab", "400"]));
+    let config = folder.path("runs/asked/checkpoints/step-000001/config.json");
+    let config: Value = serde_json::from_slice(&std::fs::read(config).expect("a file")).expect("JSON");
+    assert_eq!(config["vocab_size"], 400);
     // A name that is taken, and a flag that would make it another run.
     done(&folder, &small(&data, &["--steps", "2", "--name", "taken"]));
     says(&small(&data, &["--steps", "2", "--name", "taken"]), &["taken"]);

@@ -1,6 +1,6 @@
 //! What `--data` names, as token ids, and the tokenizer that they are of.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,8 +43,9 @@ pub fn is_shards(names: &[String]) -> bool {
     !names.is_empty() && names.iter().all(one)
 }
 
-/// Opens shards; those to validate with are `val`, or the others of the same folders.
-pub fn open_shards(data: &[String], val: &[String]) -> Result<Corpus> {
+/// Opens shards; those to validate with are `val`, or the others of the same folders. `own` is the model's tokenizer,
+/// where it has one: all ids must be of its vocabulary, as far as the shards say whose they are.
+pub fn open_shards(data: &[String], val: &[String], own: Option<Arc<Tokenizer>>) -> Result<Corpus> {
     let mut train_files = Vec::new();
     let mut val_files = Vec::new();
     for name in data {
@@ -56,14 +57,25 @@ pub fn open_shards(data: &[String], val: &[String]) -> Result<Corpus> {
     for name in val {
         val_files.extend(shards(name, Split::Val)?);
     }
-    let folder = train_files.first().and_then(|file| file.parent()).unwrap_or(Path::new("."));
-    let tokenizer = match Manifest::read(folder)? {
-        Some(manifest) => Some(Arc::new(of_manifest(folder, &manifest)?)),
-        None => None,
-    };
+    let mut tokenizer = own.map(|own| ("the model".to_owned(), own));
+    let mut folders: Vec<&Path> =
+        train_files.iter().chain(&val_files).filter_map(|file| file.parent()).collect();
+    folders.dedup();
+    for folder in folders {
+        let Some(manifest) = Manifest::read(folder)? else { continue };
+        match &tokenizer {
+            Some((whose, tokenizer)) => {
+                let wrong = || folder.display().to_string();
+                manifest.tokenizer.check(tokenizer, whose).with_context(wrong)?;
+            }
+            None => {
+                tokenizer = Some((folder.display().to_string(), Arc::new(of_manifest(folder, &manifest)?)))
+            }
+        }
+    }
     let source = |files: &[_]| -> Result<Arc<Source>> { Ok(Arc::new(Source::open(files)?)) };
     let val = if val_files.is_empty() { None } else { Some(source(&val_files)?) };
-    Ok(Corpus { train: source(&train_files)?, val, tokenizer })
+    Ok(Corpus { train: source(&train_files)?, val, tokenizer: tokenizer.map(|(_, tokenizer)| tokenizer) })
 }
 
 fn of_manifest(folder: &Path, manifest: &Manifest) -> Result<Tokenizer> {
@@ -90,17 +102,14 @@ pub fn read_texts(data: &[String], val: &[String], wanted: Wanted, threads: usiz
         Wanted::Given(tokenizer) => tokenizer,
         Wanted::Learnt(size) => Arc::new(learn(&texts, reading(&texts), size)?),
     };
-    let encode = |inputs: &[Input], hold_out: HoldOut| -> Result<[Vec<u32>; 2]> {
-        let encoding = Encoding { reading: reading(inputs), threads };
-        encode_all(inputs, &tokenizer, &encoding, hold_out)
+    let encoding = |inputs: &[Input]| Encoding { reading: reading(inputs), threads };
+    let all = |inputs: &[Input]| {
+        encode::encode_to_memory(inputs, &tokenizer, &encoding(inputs), document_token(&tokenizer))
     };
     let (train_ids, val_ids) = if val.is_empty() {
-        let [train, val] = encode(&texts, HoldOut::Some)?;
-        (train, val)
+        hold_out(&texts, &tokenizer, &encoding(&texts))?
     } else {
-        let [train, _] = encode(&texts, HoldOut::Nothing)?;
-        let [val, _] = encode(&inputs::find(val)?, HoldOut::Nothing)?;
-        (train, val)
+        (all(&texts)?, all(&inputs::find(val)?)?)
     };
     let names = if data.is_empty() { "the built-in stories".to_owned() } else { data.join(", ") };
     let vocab = tokenizer.vocab_size();
@@ -110,39 +119,23 @@ pub fn read_texts(data: &[String], val: &[String], wanted: Wanted, threads: usiz
     Ok(Corpus { train: source(train_ids)?, val, tokenizer: Some(tokenizer) })
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum HoldOut {
-    Nothing,
-    Some,
-}
-
-/// The ids of all documents, each with the token that begins one; those that are held out apart. A text of a single
-/// document has its last tenth held out.
-fn encode_all(
-    inputs: &[Input],
-    tokenizer: &Tokenizer,
-    encoding: &Encoding,
-    hold_out: HoldOut,
-) -> Result<[Vec<u32>; 2]> {
+/// The ids of all documents, each with the token that begins one; those that are held out apart. Of a text of few
+/// documents the last tenth is held out.
+fn hold_out(inputs: &[Input], tokenizer: &Tokenizer, encoding: &Encoding) -> Result<(Vec<u32>, Vec<u32>)> {
     let mark = document_token(tokenizer);
     let [mut train, mut val] = [Vec::new(), Vec::new()];
     let counts = encode::encode(inputs, tokenizer, encoding, |piece, counts| {
-        let is_held_out = hold_out == HoldOut::Some && counts.documents.is_multiple_of(HELD_OUT);
-        let to = if is_held_out { &mut val } else { &mut train };
+        let to = if counts.documents.is_multiple_of(HELD_OUT) { &mut val } else { &mut train };
         if piece.starts {
             to.extend(mark);
         }
         to.extend(piece.ids);
         Ok(ControlFlow::Continue(()))
     })?;
-    if train.is_empty() {
-        bail!("there is no text in the data");
-    }
-    if hold_out == HoldOut::Some && counts.documents < HELD_OUT {
-        train.append(&mut val);
+    if counts.documents < HELD_OUT {
         val = train.split_off(train.len() - train.len() / 10);
     }
-    Ok([train, val])
+    Ok((train, val))
 }
 
 fn learn(texts: &[Input], reading: Reading, size: usize) -> Result<Tokenizer> {

@@ -213,15 +213,19 @@ impl Source {
             Source::File { path, .. } => Ok(wootz_model::arch::identify(&load::open(path)?)?),
             Source::Preset(preset) => {
                 let sizes = settings.sizes;
-                // A vocabulary that was made for the texts may be smaller than was asked for.
-                let vocab =
-                    if self.learns_vocabulary() { tokenizer.map(Tokenizer::vocab_size) } else { None };
+                // A vocabulary that is made for the texts may be smaller than was asked for; beside shards, which were
+                // made with another, what was asked for counts.
+                let of_data = tokenizer.map(Tokenizer::vocab_size).filter(|_| self.learns_vocabulary());
+                let vocab = match corpus::is_shards(&settings.data) {
+                    true => sizes.vocab.or(of_data),
+                    false => of_data.or(sizes.vocab),
+                };
                 Ok(preset.config(&Overrides {
                     n_layers: sizes.layers,
                     dim: sizes.dim,
                     n_heads: sizes.heads,
                     n_kv_heads: sizes.kv_heads,
-                    vocab_size: vocab.or(sizes.vocab),
+                    vocab_size: vocab,
                     max_seq: sizes.context,
                 })?)
             }
@@ -236,10 +240,12 @@ impl Source {
 
 fn read_data(settings: &Settings, source: &Source, threads: usize) -> Result<Corpus> {
     if corpus::is_shards(&settings.data) {
-        let mut corpus = corpus::open_shards(&settings.data, &settings.val_data)?;
-        if let (None, Source::File { tokenizer, .. }) = (&corpus.tokenizer, source) {
-            corpus.tokenizer = tokenizer.clone();
-        }
+        let own = match source {
+            Source::File { tokenizer, .. } => tokenizer.clone(),
+            Source::Preset(_) => None,
+        };
+        let mut corpus = corpus::open_shards(&settings.data, &settings.val_data, own)?;
+        // Shards that say nothing of their vocabulary, for GPT-2: llm.c's.
         if let (None, Source::Preset(preset)) = (&corpus.tokenizer, source)
             && preset.architecture == "gpt2"
             && settings.sizes.vocab.is_none()
@@ -388,7 +394,7 @@ fn advise(run: &Run, end: End, begun: Instant) {
     }
 }
 
-/// Adds the file's name to an error about it.
+/// The text of a file; an error names it.
 fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -14,7 +14,7 @@ mod state;
 pub use settings::{DtypeName, OptimizerName, RecomputeName, Settings, Sizes};
 
 use crate::data::hellaswag::Question;
-use crate::data::{Loader, LoaderOptions, Source, Tail, TokenBytes, Validation};
+use crate::data::{self, Loader, LoaderOptions, Source, Tail, TokenBytes, Validation};
 use crate::error::{Context, Result, fail};
 use crate::outlier::{Limits, Outlier};
 use crate::run::checkpoint::{Best, Keep, Saved, Store};
@@ -119,9 +119,8 @@ pub struct Run {
     metrics: Metrics,
     events: Events,
     state: State,
-    /// Tokens and targets of the step.
-    batches: Vec<(Vec<u32>, Vec<i32>)>,
-    lengths: Vec<usize>,
+    /// Of the step.
+    batches: Vec<data::Batch>,
 }
 
 impl Run {
@@ -132,23 +131,13 @@ impl Run {
     pub fn begin(inputs: Inputs, make_folder: impl FnOnce() -> Result<Folder>) -> Result<Run> {
         inputs.settings.check()?;
         let loader = Loader::new(inputs.data.clone(), loader_options(&inputs))?;
-        let validation = validation(&inputs)?;
-        let folder = make_folder()?;
-        folder.write_config(&inputs.settings)?;
-        state::write_tokenizer(&folder, inputs.tokenizer.as_deref())?;
         let state = State::new(loader.position().clone());
+        let parts = Parts::new(inputs, loader, state)?;
+        let folder = make_folder()?;
+        folder.write_config(&parts.settings)?;
+        state::write_tokenizer(&folder, parts.tokenizer.as_deref())?;
         let metrics = Metrics::create(&folder.metrics())?;
         let events = Events::create(folder.path(), Start::New)?;
-        let trainer = trainer(&inputs.settings, inputs.model);
-        let parts = Parts {
-            settings: inputs.settings,
-            tokenizer: inputs.tokenizer,
-            validation,
-            questions: inputs.questions,
-            trainer,
-            loader,
-            state,
-        };
         Run::of(parts, folder, metrics, events)
     }
 
@@ -167,24 +156,15 @@ impl Run {
             fail!("{}: is of step {}, and says {}", checkpoint.path.display(), checkpoint.step(), state.step);
         }
         let loader = Loader::resume(inputs.data.clone(), loader_options(&inputs), &state.position)?;
-        let validation = validation(&inputs)?;
-        let mut trainer = trainer(&inputs.settings, inputs.model);
-        state::read_moments(&mut trainer, checkpoint)?;
-        trainer.optimizer.set_steps(state.updates);
+        let mut parts = Parts::new(inputs, loader, state)?;
+        state::read_moments(&mut parts.trainer, checkpoint)?;
+        parts.trainer.optimizer.set_steps(parts.state.updates);
         // What came after the checkpoint will be made again.
-        Store::at(folder.checkpoints()).remove_after(state.step)?;
-        let (metrics, _) = Metrics::resume(&folder.metrics(), state.step)?;
-        let events = Events::create(folder.path(), Start::Resumed(state.step))?;
-        folder.write_config(&inputs.settings)?;
-        let parts = Parts {
-            settings: inputs.settings,
-            tokenizer: inputs.tokenizer,
-            validation,
-            questions: inputs.questions,
-            trainer,
-            loader,
-            state,
-        };
+        let step = parts.state.step;
+        Store::at(folder.checkpoints()).remove_after(step)?;
+        let (metrics, _) = Metrics::resume(&folder.metrics(), step)?;
+        let events = Events::create(folder.path(), Start::Resumed(step))?;
+        folder.write_config(&parts.settings)?;
         Run::of(parts, folder, metrics, events)
     }
 
@@ -196,7 +176,6 @@ impl Run {
             limits: Limits::from_flags(settings.skip_loss_z, settings.skip_grad_z)?,
             store: Store::at(folder.checkpoints()).keeping(keep),
             bytes: tokenizer.as_deref().map(TokenBytes::new),
-            lengths: vec![settings.seq; settings.batch],
             settings,
             trainer,
             tokenizer,
@@ -265,9 +244,7 @@ impl Run {
 
     fn one_step(&mut self, watch: &mut dyn Watch, last: &mut Instant) -> Result<StepReport> {
         self.next_batches()?;
-        let batches: Vec<Batch> = (self.batches.iter())
-            .map(|(tokens, targets)| Batch { tokens, targets, lengths: &self.lengths })
-            .collect();
+        let batches: Vec<Batch> = self.batches.iter().map(data::Batch::as_model).collect();
         let measured = self.trainer.measure(&batches).context(|| "a batch that the model cannot take")?;
         let lr = self.schedule.lr(self.state.step);
         if self.state.step == 0 {
@@ -287,7 +264,7 @@ impl Run {
                 if self.state.bad_steps > self.settings.max_bad_steps {
                     fail!(
                         "step {step}: {what}, and so were the {} steps before; the weights are those before them, and \
-                         the last checkpoint is whole. Try a lower learning rate, a longer warm-up, or --clip",
+                         what was saved is whole. Try a lower learning rate, a longer warm-up, or --clip",
                         self.state.bad_steps - 1
                     );
                 }
@@ -344,11 +321,15 @@ impl Run {
         if self.settings.overfit && self.batches.len() == wanted {
             return Ok(());
         }
-        self.batches.resize_with(wanted, Default::default);
-        for (tokens, targets) in &mut self.batches {
+        for i in 0..wanted {
             let next = self.loader.next()?;
-            tokens.clone_from(&next.inputs);
-            targets.clone_from(&next.targets);
+            match self.batches.get_mut(i) {
+                Some(batch) => {
+                    batch.inputs.clone_from(&next.inputs);
+                    batch.targets.clone_from(&next.targets);
+                }
+                None => self.batches.push(next.clone()),
+            }
         }
         if !self.settings.overfit {
             self.state.position = self.loader.position().clone();
@@ -374,8 +355,7 @@ impl Run {
         let (mut nats, mut targets, mut text) = (0.0, 0, 0);
         for _ in 0..self.settings.val_batches {
             let Some(next) = validation.next()? else { break };
-            let batch = Batch { tokens: &next.inputs, targets: &next.targets, lengths: &self.lengths };
-            let (sum, count) = self.trainer.evaluate(&batch).context(|| "validation")?;
+            let (sum, count) = self.trainer.evaluate(&next.as_model()).context(|| "validation")?;
             nats += sum;
             targets += count;
             text += self.bytes.as_ref().map_or(0, |bytes| bytes.of_targets(&next.targets));
@@ -450,10 +430,15 @@ struct Parts {
     state: State,
 }
 
-fn validation(inputs: &Inputs) -> Result<Option<Validation>> {
-    let Some(data) = inputs.val_data.clone() else { return Ok(None) };
-    let Settings { batch, seq, .. } = inputs.settings;
-    Validation::new(data, batch, seq, inputs.model.config().vocab_size, Tail::Pad).map(Some)
+impl Parts {
+    fn new(inputs: Inputs, loader: Loader, state: State) -> Result<Parts> {
+        let Inputs { settings, model, tokenizer, val_data, questions, .. } = inputs;
+        let (batch, seq, vocab) = (settings.batch, settings.seq, model.config().vocab_size);
+        let validation =
+            val_data.map(|data| Validation::new(data, batch, seq, vocab, Tail::Pad)).transpose()?;
+        let trainer = trainer(&settings, model);
+        Ok(Parts { settings, tokenizer, validation, questions, trainer, loader, state })
+    }
 }
 
 fn loader_options(inputs: &Inputs) -> LoaderOptions {
