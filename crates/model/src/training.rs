@@ -273,7 +273,6 @@ impl Training {
         let network = model.network(Mode::Training);
         let (rows, dim) = (batch.tokens.len(), config.dim);
         self.losses.resize(rows, 0.0);
-        self.losses.truncate(rows);
         self.d_normed.resize(rows * dim, 0.0);
         let op = CrossEntropy { vocab: config.vocab_size, soft_cap: config.logit_softcap, scale: 1.0 };
         network.norm(&self.x, &model.weights().norm, &mut self.normed);
@@ -336,6 +335,13 @@ impl Training {
 
     fn set_spans(&mut self, model: &Model, batch: &Batch) {
         let config = model.config();
+        // Keys beyond a sequence's end weigh 0, but 0 times what a longer one left there may be NaN.
+        let lengths = batch.lengths.iter().copied().chain(std::iter::repeat(0));
+        for ((cache, span), length) in self.caches.iter_mut().zip(&self.spans).zip(lengths) {
+            if length < span.rows.len() {
+                cache.clear(span.rows.len());
+            }
+        }
         self.spans.clear();
         self.positions.clear();
         let mut next = 0;

@@ -232,6 +232,36 @@ fn frozen_parameters_have_no_gradient_and_change_none() {
     }
 }
 
+/// What a batch left in the buffers does not reach the next one, though it were NaN, and the next one shorter.
+#[test]
+fn batches_leave_nothing_behind() {
+    use wootz_model::weights::Parameter;
+    for case in cases() {
+        let mut broken = load(&case.folder, 2);
+        let (weights, _) = broken.weights_mut();
+        if let Some((_, Parameter::Matrix(embed))) = weights.parameters_mut().into_iter().next() {
+            embed.values_mut().expect("f32").fill(f32::NAN);
+        }
+        let seq = case.lengths[0];
+        let mut used = Training::new(Recompute::None, CacheType::F32);
+        let poison = |training: &mut Training| {
+            let losses = training.loss(&broken, &case.batch()).unwrap();
+            assert!(losses.iter().all(|loss| loss.is_nan()));
+        };
+        poison(&mut used);
+        // One sequence, then two again, all shorter than those that were there.
+        for (count, length) in [(1, seq / 2), (2, seq / 3), (1, 1)] {
+            let rows = count * length;
+            let lengths = vec![length; count];
+            let batch =
+                Batch { tokens: &case.tokens[..rows], targets: &case.targets[..rows], lengths: &lengths };
+            let mut fresh = Training::new(Recompute::None, CacheType::F32);
+            let expected = fresh.loss(&case.model, &batch).unwrap().to_vec();
+            assert_eq!(used.loss(&case.model, &batch).unwrap(), expected, "{}", case.folder.display());
+        }
+    }
+}
+
 #[test]
 fn wrong_batches_are_errors() {
     let case = cases().swap_remove(0);
