@@ -129,9 +129,13 @@ fn weights(run: &Path, step: u64) -> Vec<Vec<u8>> {
 fn a_resumed_run_equals_one_that_was_not_interrupted() {
     let folder = Folder::new("resume");
     let data = write_text(&folder);
-    for (dtype, optimizer, recompute) in
-        [("f32", "adamw", "none"), ("bf16", "adamw", "block"), ("f32", "muon", "all"), ("f32", "sgd", "none")]
-    {
+    for (dtype, optimizer, recompute) in [
+        ("f32", "adamw", "none"),
+        ("bf16", "adamw", "block"),
+        ("f16", "adamw", "none"),
+        ("f32", "muon", "all"),
+        ("f32", "sgd", "none"),
+    ] {
         let common = [
             "--steps",
             "20",

@@ -21,6 +21,8 @@ pub enum Operand {
     F32,
     /// bf16 products, summed up in f32.
     Bf16,
+    /// f16 products, summed up in f32. A product of two f16 is exact in f32, so that f32 multiplies them.
+    F16,
     /// Signed bytes with an f32 scale for each 32 of k; products in int32, summed up in f32.
     I8,
 }
@@ -138,11 +140,12 @@ impl Matrix {
         Matrix::pack(pool, DType::F32, shape, Precision::Native, |r| &bytes[r * row..(r + 1) * row])
     }
 
-    /// A matrix of zeros, in f32, f16 or bf16. Panics for other types.
+    /// A matrix of zeros, in f32, f16 or bf16, whose products round their inputs to the same type. (A matrix of f16 from
+    /// a file, see [`Matrix::pack`], takes inputs as they are.) Panics for other types.
     pub fn zeroed(dtype: DType, [rows, cols]: [usize; 2]) -> Matrix {
         let (panel_bytes, operand) = match dtype {
             DType::F32 => (cols * F32::BYTES, Operand::F32),
-            DType::F16 => (cols * F16::BYTES, Operand::F32),
+            DType::F16 => (cols * F16::BYTES, Operand::F16),
             DType::BF16 => (cols.div_ceil(Bf16::SPAN) * Bf16::BYTES, Operand::Bf16),
             other => panic!("{other} is no floating-point type of weights"),
         };
@@ -208,6 +211,7 @@ impl Matrix {
     pub fn gradient_operand(&self) -> Operand {
         match self.operand {
             Operand::Bf16 => Operand::Bf16,
+            Operand::F16 => Operand::F16,
             Operand::F32 | Operand::I8 => Operand::F32,
         }
     }

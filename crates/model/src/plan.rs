@@ -16,7 +16,7 @@ pub struct Shape {
     pub batch: usize,
     /// Tokens of each (T).
     pub seq: usize,
-    /// The products' type: f32 or bf16.
+    /// The products' type: f32, bf16 or f16.
     pub dtype: DType,
     /// What is computed again.
     pub recompute: Recompute,
@@ -63,6 +63,7 @@ fn weights(config: &DecoderConfig, dtype: DType) -> usize {
         [rows, cols] => {
             let (width, bytes) = match (id.place, dtype) {
                 (Place::PosEmbed, _) | (_, DType::F32) => (cols, 4),
+                (_, DType::F16) => (cols, 2),
                 (_, _) => (cols.next_multiple_of(2), 2),
             };
             panels::len([rows, width]) * bytes
@@ -117,7 +118,13 @@ impl Sizes {
 
     fn logits(&self, config: &DecoderConfig, shape: &Shape) -> usize {
         let rows = head_rows(config.vocab_size).min(shape.batch * shape.seq);
-        let rounded = if shape.dtype == DType::F32 { 0 } else { 2 * rows * config.vocab_size };
+        let rounded = rows
+            * config.vocab_size
+            * match shape.dtype {
+                DType::F32 => 0,
+                DType::F16 => 4,
+                _ => 2,
+            };
         4 * rows * config.vocab_size + rounded
     }
 
@@ -131,6 +138,7 @@ impl Sizes {
         let widest = hidden.max(stream).max(q);
         let rounded = match shape.dtype {
             DType::F32 => 4 * widest,
+            DType::F16 => 4 * widest + 4 * (widest + 2 * hidden.max(kv)),
             // Columns in pairs; the rows of three gradients.
             _ => 2 * widest + 2 * (widest + 2 * hidden.max(kv)),
         };

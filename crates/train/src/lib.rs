@@ -3,7 +3,8 @@
 //! In reading order:
 //! - [`stories`]: the built-in data
 //! - [`data`]: from text to token shards, and from shards to batches
-//! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them
+//! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them; [`loss_scale`]: how
+//!   they keep within f16
 //! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
 //! - [`pretrain`]: steps until a run is complete
 //! - [`run`]: the folder of a run: settings, metrics, checkpoints, report
@@ -13,6 +14,7 @@
 
 pub mod data;
 pub mod error;
+pub mod loss_scale;
 pub mod optimizer;
 pub mod outlier;
 pub mod pretrain;

@@ -7,6 +7,7 @@
 //! A step that would ruin the weights is not taken: if the loss or any gradient is not a finite number, everything is
 //! as it was before, and the first bad tensor is named.
 
+use crate::loss_scale::LossScale;
 use crate::optimizer::{Optimizer, Options};
 use std::collections::HashMap;
 use wootz_kernels::ops::Write;
@@ -25,6 +26,8 @@ pub enum Format {
     F32,
     /// bf16, added up in f32; the optimiser keeps the weights in f32.
     Bf16,
+    /// f16 in the same way, with a [`LossScale`].
+    F16,
 }
 
 impl Format {
@@ -33,6 +36,7 @@ impl Format {
         match self {
             Format::F32 => DType::F32,
             Format::Bf16 => DType::BF16,
+            Format::F16 => DType::F16,
         }
     }
 }
@@ -43,6 +47,8 @@ pub struct Trainer {
     pub model: Model,
     /// Its optimiser.
     pub optimizer: Optimizer,
+    /// What the loss is multiplied by, in f16 alone.
+    pub loss_scale: Option<LossScale>,
     training: Training,
     gradients: Gradients,
     /// Gradients are scaled down to this norm.
@@ -70,6 +76,9 @@ pub enum Refused {
     Loss,
     /// This tensor's gradient is not finite: the first of them, in the order of the forward pass.
     Gradient(TensorId),
+    /// A gradient is not finite because the loss was multiplied by this number, which is halved now. It happens in f16,
+    /// and does no harm.
+    Overflow(f32),
     /// No target counts, so that there is nothing to learn from.
     NoTargets,
 }
@@ -88,7 +97,8 @@ impl Trainer {
         let gradients = Gradients::new(model.config(), trained);
         let optimizer = Optimizer::new(options, &mut model, &gradients, format.dtype());
         let training = Training::new(recompute, CacheType::F32);
-        Trainer { model, optimizer, training, gradients, clip, sums: Vec::new() }
+        let loss_scale = (format == Format::F16).then(LossScale::default);
+        Trainer { model, optimizer, loss_scale, training, gradients, clip, sums: Vec::new() }
     }
 
     /// One step over the batches together, as if they were one: the loss is the mean over all of their targets.
@@ -109,7 +119,8 @@ impl Trainer {
     /// As [`Trainer::step`].
     pub fn measure(&mut self, batches: &[Batch]) -> Result<Step> {
         let targets = batches.iter().map(count).sum::<usize>();
-        let weight = 1.0 / targets.max(1) as f32;
+        let scale = self.loss_scale.map_or(1.0, LossScale::value);
+        let weight = scale / targets.max(1) as f32;
         let mut total = 0.0;
         for (i, batch) in batches.iter().enumerate() {
             let write = if i == 0 { Write::Set } else { Write::Add };
@@ -130,14 +141,23 @@ impl Trainer {
             }
             squares += sum;
         }
-        Ok(Step { loss, targets, grad_norm: squares.sqrt(), refused })
+        if let (Some(Refused::Gradient(_)), Some(loss_scale)) = (&refused, &mut self.loss_scale)
+            && loss_scale.overflows()
+        {
+            refused = Some(Refused::Overflow(scale));
+        }
+        Ok(Step { loss, targets, grad_norm: squares.sqrt() / f64::from(scale), refused })
     }
 
     /// The second half: the weights move by the gradients that were measured last.
     pub fn update(&mut self, measured: &Step, lr: f64) {
         // PyTorch adds a millionth, so that a gradient of zero divides.
         let scale = self.clip.map_or(1.0, |clip| (clip / (measured.grad_norm + 1e-6)).min(1.0));
-        self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32);
+        let loss_scale = self.loss_scale.map_or(1.0, LossScale::value);
+        self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32 / loss_scale);
+        if let Some(loss_scale) = &mut self.loss_scale {
+            loss_scale.fits();
+        }
     }
 
     /// The sum of losses over the targets that count, in nats, and their number.
@@ -165,7 +185,7 @@ impl Trainer {
         }
     }
 
-    /// The gradients of the last step.
+    /// The gradients of the last step, times its loss scale.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
     }

@@ -41,7 +41,11 @@ fn trainer(name: &str, shape: &Shape) -> Trainer {
     let weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
     let model = Model::from_weights(architecture, config, weights, pool);
     let options = Options { rule: RULE, weight_decay: 0.1, decay: Decay::Matrices };
-    let format = if shape.dtype == DType::F32 { Format::F32 } else { Format::Bf16 };
+    let format = match shape.dtype {
+        DType::F32 => Format::F32,
+        DType::F16 => Format::F16,
+        _ => Format::Bf16,
+    };
     Trainer::new(model, options, format, shape.recompute, Some(1.0), |_| true)
 }
 
@@ -62,6 +66,7 @@ fn shapes() -> impl Iterator<Item = (&'static str, Shape)> {
         of("gpt2-124m", 4, 64, DType::F32, Recompute::All),
         of("llama-15m", 4, 128, DType::F32, Recompute::None),
         of("llama-15m", 4, 128, DType::BF16, Recompute::None),
+        of("llama-15m", 4, 128, DType::F16, Recompute::None),
         of("tiny", 8, 128, DType::F32, Recompute::Block),
         of("gemma3-270m", 2, 100, DType::F32, Recompute::None),
     ]

@@ -1,4 +1,4 @@
-//! Ten optimiser steps of every family against PyTorch's, in f32 and in bf16, and what must not change a bit.
+//! Ten optimiser steps of every family against PyTorch's, in f32, bf16 and f16, and what must not change a bit.
 //!
 //! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) whose `golden.json` has `adamw`.
 
@@ -9,6 +9,7 @@ use wootz_formats::{Checkpoint, Metadata};
 use wootz_kernels::Precision;
 use wootz_model::load::LoadOptions;
 use wootz_model::{Batch, Model, Recompute};
+use wootz_train::loss_scale::LossScale;
 use wootz_train::optimizer::{Adam, Decay, Options, Rule};
 use wootz_train::trainer::{Format, Refused, Trainer};
 
@@ -121,6 +122,45 @@ fn parity_of_ten_steps_in_bf16() {
     ten_steps(Format::Bf16, 2e-2);
 }
 
+/// f16 has 11 bits.
+#[test]
+fn parity_of_ten_steps_in_f16() {
+    ten_steps(Format::F16, 2e-3);
+}
+
+/// A loss that is multiplied by too much gives gradients that f16 has no room for: steps are left out, and the number is
+/// halved, until they fit. The weights have not moved then, and go on as if nothing had been.
+#[test]
+fn a_loss_scale_that_is_too_large_is_halved() {
+    let case = cases().swap_remove(0);
+    let mut plain = case.trainer(Format::F16, 2);
+    let mut scaled = case.trainer(Format::F16, 2);
+    let huge: LossScale =
+        serde_json::from_value(serde_json::json!({"value": 2f32.powi(60), "fitted": 7})).unwrap();
+    scaled.loss_scale = Some(huge);
+    let mut refused = 0;
+    let step = loop {
+        let before = scaled.loss_scale.unwrap().value();
+        let step = scaled.step(&[case.batch()], 1e-3).unwrap();
+        match step.refused {
+            Some(Refused::Overflow(scale)) => assert_eq!(scale, before),
+            None => break step,
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(scaled.loss_scale.unwrap().value(), before / 2.0);
+        assert_eq!(scaled.optimizer.steps(), 0);
+        refused += 1;
+    };
+    assert!(refused > 20, "{refused} steps refused");
+    let unscaled = plain.step(&[case.batch()], 1e-3).unwrap();
+    assert_eq!(step.loss, unscaled.loss);
+    assert!((step.grad_norm - unscaled.grad_norm).abs() <= 1e-3 * unscaled.grad_norm);
+    for _ in 0..3 {
+        let [a, b] = [&mut plain, &mut scaled].map(|t| t.step(&[case.batch()], 1e-3).unwrap().loss);
+        assert!((a - b).abs() <= 1e-3 * a, "{a}, with another scale {b}");
+    }
+}
+
 #[test]
 fn parity_of_llmc_training() {
     let folder = fixtures().join("gpt2-micro/llmc");
@@ -167,7 +207,7 @@ fn three_steps(case: &Case, mut trainer: Trainer, parts: usize) -> Vec<u64> {
 #[test]
 fn threads_and_accumulation() {
     for case in cases() {
-        for format in [Format::F32, Format::Bf16] {
+        for format in [Format::F32, Format::Bf16, Format::F16] {
             let whole = three_steps(&case, case.trainer(format, 2), 1);
             assert_eq!(whole, three_steps(&case, case.trainer(format, 1), 1), "{}", case.folder.display());
             let parts = three_steps(&case, case.trainer(format, 2), case.lengths.len());

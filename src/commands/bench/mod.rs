@@ -232,7 +232,7 @@ fn bench_machine(args: &BenchArgs, threads: usize) -> Result<()> {
     {
         let small = random_matrix(&pool, dtype, [3072, 1024]);
         let (peak, unit) = match small.operand() {
-            Operand::F32 => (peaks.f32_flops, "GFLOP/s"),
+            Operand::F32 | Operand::F16 => (peaks.f32_flops, "GFLOP/s"),
             Operand::Bf16 => (peaks.bf16_flops, "GFLOP/s"),
             Operand::I8 => (peaks.i8_ops, "GOP/s"),
         };

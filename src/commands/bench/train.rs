@@ -55,6 +55,7 @@ pub struct TrainBenchArgs {
 enum FormatArg {
     F32,
     Bf16,
+    F16,
 }
 
 /// Some operations of one kind, of a whole step.
@@ -78,6 +79,7 @@ pub fn run(args: &TrainBenchArgs) -> Result<()> {
     let format = match args.dtype {
         FormatArg::F32 => Format::F32,
         FormatArg::Bf16 => Format::Bf16,
+        FormatArg::F16 => Format::F16,
     };
     let rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.95, eps: 1e-8 });
     let options = Options { rule, weight_decay: 0.1, decay: Decay::Matrices };
@@ -100,7 +102,7 @@ pub fn run(args: &TrainBenchArgs) -> Result<()> {
     seconds.sort_by(f64::total_cmp);
     let (median, best) = (seconds[seconds.len() / 2], seconds[0]);
     let peak = match format {
-        Format::F32 => peaks.f32_flops,
+        Format::F32 | Format::F16 => peaks.f32_flops,
         Format::Bf16 => peaks.bf16_flops,
     };
     let flops = TokenFlops::new(&config, seq).training() * (batch * seq) as f64;

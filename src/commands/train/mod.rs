@@ -351,7 +351,7 @@ fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
     let config = run.model().config();
     let peaks = Peaks::measure(run.model().pool());
     let peak = match settings.dtype {
-        DtypeName::F32 => peaks.f32_flops,
+        DtypeName::F32 | DtypeName::F16 => peaks.f32_flops,
         DtypeName::Bf16 => peaks.bf16_flops,
     };
     eprintln!(

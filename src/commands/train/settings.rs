@@ -96,7 +96,7 @@ pub struct SettingsArgs {
     /// Scale gradients down to this norm; 0: never
     #[arg(long, value_name = "F", help_heading = "Optimiser")]
     clip: Option<f64>,
-    /// What products multiply: `f32`, or `bf16` with the weights kept in f32
+    /// What products multiply: `f32`, or `bf16` or `f16` with the weights kept in f32 (and `f16` with a loss scale)
     #[arg(long, value_name = "TYPE", value_parser = parse_name::<DtypeName>, help_heading = "Steps")]
     dtype: Option<DtypeName>,
     /// Save memory by computing again in backward: `none`, `block`, or `all`

@@ -67,6 +67,16 @@ pub trait Isa: Copy + Send + Sync + 'static {
     unsafe fn load_f16(self, p: *const u16) -> Self::F;
     /// 32 floats, rounded to half precision (to nearest, ties to even).
     unsafe fn store_f16(self, p: *mut u16, x: Self::F);
+    /// The nearest f16, ties to even; what is too large becomes infinite.
+    #[inline(always)]
+    fn round_to_f16(self, x: Self::F) -> Self::F {
+        let mut halves = [0u16; LANES];
+        // SAFETY: there are 32 of them.
+        unsafe {
+            self.store_f16(halves.as_mut_ptr(), x);
+            self.load_f16(halves.as_ptr())
+        }
+    }
     /// 32 unsigned bytes, as floats.
     unsafe fn load_u8(self, p: *const u8) -> Self::F;
     /// 32 signed bytes, as floats.

@@ -159,6 +159,7 @@ impl Run {
         let mut parts = Parts::new(inputs, loader, state)?;
         state::read_moments(&mut parts.trainer, checkpoint)?;
         parts.trainer.optimizer.set_steps(parts.state.updates);
+        parts.trainer.loss_scale = parts.state.loss_scale.or(parts.trainer.loss_scale);
         // What came after the checkpoint will be made again.
         let step = parts.state.step;
         Store::at(folder.checkpoints()).remove_after(step)?;
@@ -253,12 +254,16 @@ impl Run {
         }
         let judged = self.state.guard.judge(measured.loss, measured.grad_norm, &self.limits);
         let step = self.state.step + 1;
+        let loss_scale = self.trainer.loss_scale;
         let skipped = match (&measured.refused, judged.skip) {
+            (Some(Refused::Overflow(scale)), _) => {
+                Some(format!("gradients of a loss times {scale} exceed f16, half as much comes next"))
+            }
             (Some(refused), _) => {
                 self.state.bad_steps += 1;
                 let what = match refused {
                     Refused::Loss => "the loss is not a finite number".to_owned(),
-                    Refused::NoTargets => "no target counts".to_owned(),
+                    Refused::Overflow(_) | Refused::NoTargets => "no target counts".to_owned(),
                     Refused::Gradient(id) => format!("the gradient of {id} is not finite"),
                 };
                 if self.state.bad_steps > self.settings.max_bad_steps {
@@ -287,6 +292,7 @@ impl Run {
             }
         };
         self.state.step = step;
+        self.state.loss_scale = self.trainer.loss_scale;
         self.state.tokens += self.settings.tokens_per_step();
         let now = Instant::now();
         let seconds = now.duration_since(*last).as_secs_f64().max(1e-9);
@@ -307,6 +313,9 @@ impl Run {
             lr,
             tokens_per_second: report.tokens_per_second,
         });
+        if let Some(scale) = loss_scale {
+            row = row.with("loss_scale", scale.value());
+        }
         if let Some(why) = &skipped {
             watch.warn(&format!("step {step}: {why}; the weights stay as they are"));
             row = row.with("skipped", why.as_str());

@@ -55,7 +55,7 @@ pub struct Settings {
     pub eps: f64,
     /// Gradients are scaled down to this norm; 0 for never.
     pub clip: f64,
-    /// What products multiply: `f32` or `bf16`.
+    /// What products multiply: `f32`, `bf16` or `f16`.
     pub dtype: DtypeName,
     /// What is computed again in backward.
     pub recompute: RecomputeName,
@@ -135,6 +135,8 @@ pub enum DtypeName {
     F32,
     /// bf16 with weights kept in f32.
     Bf16,
+    /// f16 with weights kept in f32, and a loss scale.
+    F16,
 }
 
 /// A policy of recomputation, as a setting.
@@ -183,6 +185,7 @@ impl Settings {
         match self.dtype {
             DtypeName::F32 => Format::F32,
             DtypeName::Bf16 => Format::Bf16,
+            DtypeName::F16 => Format::F16,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::data::Position;
 use crate::error::{Result, fail};
+use crate::loss_scale::LossScale;
 use crate::optimizer::{Array, Optimizer};
 use crate::outlier::Guard;
 use crate::run::Folder;
@@ -34,6 +35,9 @@ pub struct State {
     pub bad_steps: u64,
     /// The last validation's loss.
     pub val_loss: Option<f64>,
+    /// In f16 alone.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
 }
 
 impl State {
@@ -47,6 +51,7 @@ impl State {
             guard: Guard::default(),
             bad_steps: 0,
             val_loss: None,
+            loss_scale: None,
         }
     }
 }

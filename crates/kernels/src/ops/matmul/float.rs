@@ -68,10 +68,10 @@ fn f32_tiles<I: Isa, L: FloatLayout>(
     range: Range<usize>,
     out: &Out,
 ) {
-    let (x, k) = (task.x, task.job.weight.cols());
+    let (x, k, operand) = (task.x, task.job.weight.cols(), task.job.weight.operand());
     macro_rules! tile {
         ($row:expr, $rows:literal) => {{
-            let rows: [*const f32; $rows] = std::array::from_fn(|r| x.f32_row($row + r).as_ptr());
+            let rows: [*const f32; $rows] = std::array::from_fn(|r| x.f32_row(operand, $row + r).as_ptr());
             let mut acc = [isa.zero(); $rows];
             if range.start > 0 {
                 for r in 0..$rows {

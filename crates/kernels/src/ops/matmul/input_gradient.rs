@@ -87,9 +87,9 @@ impl Kernel for Stripes<'_> {
                             transpose_pairs(isa, term.weight, panels.clone(), stripe, &mut stretch);
                             bf16_tiles(isa, &term.dy, &stretch, range.clone(), &out);
                         }
-                        Operand::F32 | Operand::I8 => {
+                        operand @ (Operand::F32 | Operand::F16 | Operand::I8) => {
                             transpose(isa, term.weight, panels.clone(), stripe, &mut stretch);
-                            f32_tiles(isa, &term.dy, &stretch, range.clone(), &out);
+                            f32_tiles(isa, (&term.dy, operand), &stretch, range.clone(), &out);
                         }
                     }
                 }
@@ -176,11 +176,17 @@ impl Out<'_> {
 
 /// All rows of dy over one stretch of n.
 #[inline(always)]
-fn f32_tiles<I: Isa>(isa: I, dy: &Prepared, stretch: &Stretch, range: Range<usize>, out: &Out) {
+fn f32_tiles<I: Isa>(
+    isa: I,
+    (dy, operand): (&Prepared, Operand),
+    stretch: &Stretch,
+    range: Range<usize>,
+    out: &Out,
+) {
     macro_rules! tile {
         ($row:expr, $rows:literal) => {{
             let rows: [*const f32; $rows] =
-                std::array::from_fn(|r| dy.f32_row($row + r)[range.start..].as_ptr());
+                std::array::from_fn(|r| dy.f32_row(operand, $row + r)[range.start..].as_ptr());
             let mut acc: [I::F; $rows] = std::array::from_fn(|r| out.load(isa, $row + r));
             for i in 0..range.len() {
                 // SAFETY: the stretch and every row have these values of n.

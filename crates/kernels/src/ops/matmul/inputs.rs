@@ -11,6 +11,8 @@ use crate::simd::{Isa, Kernel, LANES, dispatch};
 pub struct Inputs {
     /// `[m][k rounded up to 2]`.
     bf16: Vec<u16>,
+    /// `[m][k]`: rounded to f16, and widened again.
+    f16: Vec<f32>,
     /// `[m][k]`.
     q: Vec<i8>,
     /// `[m][k/32]`.
@@ -31,11 +33,12 @@ impl Inputs {
         operands: impl Iterator<Item = Operand>,
     ) -> Prepared<'a> {
         assert_eq!(x.len(), m * k, "size of x for {m} rows of {k}");
-        let (mut wants_bf16, mut wants_i8) = (false, false);
+        let (mut wants_bf16, mut wants_f16, mut wants_i8) = (false, false, false);
         for operand in operands {
             match operand {
                 Operand::F32 => {}
                 Operand::Bf16 => wants_bf16 = true,
+                Operand::F16 => wants_f16 = true,
                 Operand::I8 => wants_i8 = true,
             }
         }
@@ -49,6 +52,16 @@ impl Inputs {
                 // SAFETY: a task writes its own rows.
                 let out = unsafe { out.get(rows.start * width..rows.end * width) };
                 dispatch(Round { x: &x[rows.start * k..rows.end * k], k, out });
+            });
+        }
+        if wants_f16 {
+            self.f16.resize(m * k, 0.0);
+            let out = Shares::new(&mut self.f16);
+            pool.run_ranges(m, grain, |rows| {
+                // SAFETY: a task writes its own rows.
+                let out = unsafe { out.get(rows.start * k..rows.end * k) };
+                out.copy_from_slice(&x[rows.start * k..rows.end * k]);
+                dispatch(RoundToF16(out));
             });
         }
         if wants_i8 {
@@ -95,8 +108,13 @@ impl<'a> Prepared<'a> {
         self.k
     }
 
-    pub(super) fn f32_row(&self, row: usize) -> &'a [f32] {
-        &self.x[row * self.k..(row + 1) * self.k]
+    /// A row of f32, as it is or rounded to f16.
+    pub(super) fn f32_row(&self, operand: Operand, row: usize) -> &'a [f32] {
+        let x = match operand {
+            Operand::F16 => &self.rounded.f16,
+            Operand::F32 | Operand::Bf16 | Operand::I8 => self.x,
+        };
+        &x[row * self.k..(row + 1) * self.k]
     }
 
     pub(super) fn bf16_row(&self, row: usize) -> &'a [u16] {
@@ -134,6 +152,19 @@ impl Kernel for Round<'_> {
                 unsafe { isa.store_bf16(rounded.as_mut_ptr(), isa.load_slice(x, 0.0)) };
                 out.copy_from_slice(&rounded[..out.len()]);
             }
+        }
+    }
+}
+
+/// Values rounded to f16, in place.
+pub(super) struct RoundToF16<'a>(pub &'a mut [f32]);
+
+impl Kernel for RoundToF16<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for x in self.0.chunks_mut(LANES) {
+            isa.store_slice(x, isa.round_to_f16(isa.load_slice(x, 0.0)));
         }
     }
 }

@@ -105,7 +105,7 @@ impl Kernel for Panels<'_> {
     fn run<I: Isa>(self, isa: I) {
         match self.job.weight.operand() {
             Operand::I8 => int8::run(isa, &self),
-            Operand::F32 | Operand::Bf16 => float::run(isa, &self),
+            Operand::F32 | Operand::F16 | Operand::Bf16 => float::run(isa, &self),
         }
     }
 }

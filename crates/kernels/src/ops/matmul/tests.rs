@@ -46,6 +46,7 @@ fn rounded(x: &[f32], operand: Operand) -> Vec<f32> {
     match operand {
         Operand::F32 => x.to_vec(),
         Operand::Bf16 => x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
+        Operand::F16 => x.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect(),
         Operand::I8 => (x.chunks(32))
             .flat_map(|block| {
                 let scale = block.iter().fold(0f32, |a, x| a.max(x.abs())) / 127.0;
@@ -275,6 +276,39 @@ fn input_gradient_matches_the_reference() {
     }
 }
 
+/// Products of f16 are those of values that were f16 before.
+#[test]
+fn f16_products_round_what_they_multiply() {
+    let mut rng = Rng::new(10, 0);
+    let pool = Pool::new(2);
+    for (m, n, k) in [(1, 1, 1), (2, 33, 31), (13, 70, 40), (29, 129, 300)] {
+        let (bytes, values) = weights(&mut rng, DType::F16, n, k);
+        let exact = pack(&pool, DType::F16, [n, k], Precision::Native, &bytes);
+        let mut rounding = Matrix::zeroed(DType::F16, [n, k]);
+        let mut panels = vec![0.0; crate::panels::len([n, k])];
+        exact.decode(&pool, &mut panels);
+        rounding.set(&pool, &panels);
+        assert_eq!([exact.operand(), rounding.operand()], [Operand::F32, Operand::F16]);
+
+        let mut x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+        let of_rounded = multiply(&pool, &rounded(&x, Operand::F16), m, &exact, None);
+        assert_eq!(multiply(&pool, &x, m, &rounding, None), of_rounded);
+        let dy: Vec<f32> = (0..m * n).map(|_| rng.normal()).collect();
+        let gradient = |dy: &[f32], weight: &Matrix| {
+            let mut inputs = Inputs::default();
+            let dy = inputs.prepare(&pool, dy, [m, n], std::iter::once(weight.gradient_operand()));
+            let mut dx = vec![0.0; m * k];
+            input_gradient(&pool, &[Term { dy, weight }], &mut dx, Write::Set);
+            dx
+        };
+        assert_eq!(gradient(&dy, &rounding), gradient(&rounded(&dy, Operand::F16), &exact));
+
+        // What f16 has no room for becomes infinite, which is how training finds that its loss is scaled too far.
+        x[0] = 1e5;
+        assert!(!multiply(&pool, &x, m, &rounding, None)[0].is_finite() || values[0] == 0.0);
+    }
+}
+
 /// A row of dx has the same bits whatever rows are beside it.
 #[test]
 fn input_gradient_does_not_depend_on_rows() {
@@ -308,7 +342,7 @@ fn weight_gradient_matches_the_reference() {
     {
         let [x, dy] = [m * k, m * n].map(|len| (0..len).map(|_| rng.normal()).collect::<Vec<f32>>());
         let before: Vec<f32> = (0..crate::panels::len([n, k])).map(|_| rng.normal()).collect();
-        for operand in [Operand::F32, Operand::Bf16] {
+        for operand in [Operand::F32, Operand::F16, Operand::Bf16] {
             let run = |threads, write| {
                 let (mut dw, mut db) = (before.clone(), vec![1.0; n]);
                 // Twice the same, as two weights that share x.

@@ -14,6 +14,7 @@
 //!   x  [m, k]  ->  [k/12][m][12]   /
 //! ```
 
+use super::inputs::RoundToF16;
 use crate::matrix::Operand;
 use crate::ops::Write;
 use crate::ops::rows::at_least;
@@ -109,6 +110,9 @@ fn pack_columns(pool: &Pool, columns: &mut Columns, x: &[f32], [m, k]: [usize; 2
             for (row, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(GROUP)) {
                 out[..from.len()].copy_from_slice(&row[from.clone()]);
                 out[from.len()..].fill(0.0);
+            }
+            if operand == Operand::F16 {
+                dispatch(RoundToF16(out));
             }
         });
     }
@@ -216,10 +220,13 @@ impl Panel<'_> {
                     unsafe { isa.store_b(to.cast::<u8>().add(pair * 4 * LANES), isa.pair_bf16(low, high)) };
                 }
             }
-            Operand::F32 | Operand::I8 => {
+            Operand::F32 | Operand::F16 | Operand::I8 => {
                 for (i, row) in rows.enumerate() {
-                    let x = load(row);
+                    let mut x = load(row);
                     sum = isa.add(sum, x);
+                    if self.operand == Operand::F16 {
+                        x = isa.round_to_f16(x);
+                    }
                     // SAFETY: the stretch has room for these rows.
                     unsafe { isa.store(to.add(i * LANES), x) };
                 }
@@ -247,7 +254,9 @@ impl Panel<'_> {
             }
             match self.operand {
                 Operand::Bf16 => self.bf16_tile(isa, stretch, rows.clone(), i * N, &mut acc),
-                Operand::F32 | Operand::I8 => self.f32_tile(isa, stretch, rows.clone(), i * N, &mut acc),
+                Operand::F32 | Operand::F16 | Operand::I8 => {
+                    self.f32_tile(isa, stretch, rows.clone(), i * N, &mut acc)
+                }
             }
             // The last tile may have fewer columns.
             for (acc, dw) in acc.iter().zip(tile.chunks_exact_mut(LANES)) {
