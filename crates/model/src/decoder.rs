@@ -11,8 +11,10 @@ use crate::config::{DecoderConfig, Positions, Rope};
 use crate::error::{Result, fail};
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use crate::load::LoadOptions;
+use crate::lora::Adapter;
+use crate::names::TensorId;
 use crate::rope::frequencies;
-use crate::weights::Weights;
+use crate::weights::{Parameter, Weights};
 use std::path::Path;
 use wootz_formats::Checkpoint;
 use wootz_kernels::Pool;
@@ -26,6 +28,7 @@ pub struct Model {
     architecture: &'static Architecture,
     config: DecoderConfig,
     weights: Weights,
+    adapters: Vec<Adapter>,
     pool: Pool,
     /// The distinct rotary embeddings of the layers, and which of them each layer has.
     rotations: Vec<(Vec<f32>, f32)>,
@@ -117,7 +120,8 @@ impl Model {
             }));
         }
         let rotations = distinct.into_iter().map(|rope| frequencies(rope, config.head_dim)).collect();
-        Model { architecture, config, weights, pool, rotations, rotation_of }
+        let adapters = Vec::new();
+        Model { architecture, config, weights, adapters, pool, rotations, rotation_of }
     }
 
     /// The architecture.
@@ -185,7 +189,7 @@ impl Model {
 
     /// What all blocks share.
     pub(crate) fn network(&self, mode: Mode) -> Network<'_> {
-        Network { pool: &self.pool, config: &self.config, mode }
+        Network { pool: &self.pool, config: &self.config, mode, adapters: &self.adapters, draw: None }
     }
 
     /// A block over rows of these angles ([`Model::set_angles`]).
@@ -197,6 +201,23 @@ impl Model {
     /// The parameters.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The adapters whose changes add up to what the weights say.
+    pub fn adapters(&self) -> &[Adapter] {
+        &self.adapters
+    }
+
+    /// The adapters, to be put on, taken off or changed. Each has parts of this model's shapes.
+    pub fn adapters_mut(&mut self) -> &mut Vec<Adapter> {
+        &mut self.adapters
+    }
+
+    /// Every parameter: the weights', and behind them those of the first adapter, which is the one that is trained.
+    pub fn parameters_mut(&mut self) -> (Vec<(TensorId, Parameter<'_>)>, &Pool) {
+        let mut all = self.weights.parameters_mut();
+        all.extend(self.adapters.first_mut().into_iter().flat_map(Adapter::parameters_mut));
+        (all, &self.pool)
     }
 
     /// The parameters, to be changed, and the threads to do it.
@@ -270,7 +291,11 @@ impl Model {
         let size = [rows, self.config.dim];
         let operand = std::iter::once(head.operand());
         let x = w.products.inputs[0].prepare(&self.pool, &w.normed, size, operand);
-        matmul(&self.pool, &x, &mut [Product { weight: head, bias: None, y: &mut s.logits }]);
+        matmul(
+            &self.pool,
+            &x,
+            &mut [Product { weight: head, bias: None, y: &mut s.logits, write: Write::Set }],
+        );
         if let Some(cap) = self.config.logit_softcap {
             mlp::soft_cap(&self.pool, cap, &mut s.logits);
         }

@@ -262,7 +262,7 @@ impl Case {
 /// have factors around 1, biases are not 0.
 fn values(config: &DecoderConfig, id: TensorId, shape: &[usize], mut rng: Rng) -> Vec<f32> {
     let around = match (id.kind, id.place) {
-        (Kind::Bias, _) => 0.0,
+        (Kind::Bias | Kind::LoraA | Kind::LoraB, _) => 0.0,
         (Kind::Weight, place) if is_norm(place) => match config.norm {
             Norm::LayerNorm | Norm::RmsNorm => 1.0,
             Norm::RmsNormOnePlus => 0.0,

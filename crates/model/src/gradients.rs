@@ -1,7 +1,8 @@
 //! The gradients of a decoder's parameters.
 
 use crate::config::{DecoderConfig, Head};
-use crate::names::{Kind, Place, Source, TensorId, canonical};
+use crate::lora::Adapter;
+use crate::names::{Place, Source, TensorId, canonical};
 use std::collections::HashMap;
 use wootz_kernels::ops::Write;
 use wootz_kernels::{Buffer, panels};
@@ -9,10 +10,10 @@ use wootz_kernels::{Buffer, panels};
 /// A gradient for each parameter that is trained: a matrix `[n, k]` in f32 panels `[n/32][k][32]`, as the weights lie
 /// (see [`wootz_kernels::panels`]); everything else as it is. A bias is trained if its weight is.
 pub struct Gradients {
-    /// In the order of [`canonical`].
+    /// In the order of [`canonical`], an adapter's behind the others.
     order: Vec<TensorId>,
-    weights: HashMap<Place, Buffer<f32>>,
-    biases: HashMap<Place, Buffer<f32>>,
+    /// By [`Kind`].
+    tensors: [HashMap<Place, Buffer<f32>>; 4],
     /// Those that no product overwrites, so that a new sum begins with zeros.
     added: Vec<TensorId>,
     write: Write,
@@ -21,16 +22,30 @@ pub struct Gradients {
 impl Gradients {
     /// Zeros for the parameters at the places that `trained` says yes to.
     pub fn new(config: &DecoderConfig, trained: impl Fn(Place) -> bool) -> Gradients {
+        let tensors = canonical(config).into_iter().filter(|(id, _)| trained(id.place));
+        Gradients::of(config, tensors)
+    }
+
+    /// Zeros for the parameters of an adapter, and those beside it that `trained` says yes to.
+    pub fn of_adapter(
+        config: &DecoderConfig,
+        adapter: &Adapter,
+        trained: impl Fn(Place) -> bool,
+    ) -> Gradients {
+        let others = canonical(config).into_iter().filter(|(id, _)| trained(id.place));
+        Gradients::of(config, others.chain(adapter.tensors()))
+    }
+
+    fn of(config: &DecoderConfig, tensors: impl Iterator<Item = (TensorId, Vec<usize>)>) -> Gradients {
         let mut gradients = Gradients {
             order: Vec::new(),
-            weights: HashMap::new(),
-            biases: HashMap::new(),
+            tensors: Default::default(),
             added: Vec::new(),
             write: Write::Set,
         };
-        for (id, shape) in canonical(config).into_iter().filter(|(id, _)| trained(id.place)) {
+        for (id, shape) in tensors {
             gradients.order.push(id);
-            gradients.of_kind(id.kind).insert(id.place, Buffer::zeroed(panel_len(&shape)));
+            gradients.tensors[id.kind as usize].insert(id.place, Buffer::zeroed(panel_len(&shape)));
             let is_product = match id.place {
                 Place::Embed => config.head == Head::Tied,
                 Place::PosEmbed | Place::FinalNorm => false,
@@ -42,6 +57,11 @@ impl Gradients {
             }
         }
         gradients
+    }
+
+    /// The first place of the forward pass that has a gradient; `None` if none has. Backward goes no further.
+    pub(crate) fn first(&self) -> Option<Place> {
+        self.order.iter().map(|id| id.place).min()
     }
 
     /// Bytes that [`Gradients::new`] takes for all parameters.
@@ -69,30 +89,27 @@ impl Gradients {
 
     /// One gradient; `None` if the parameter is not trained.
     pub fn get(&self, id: TensorId) -> Option<&[f32]> {
-        let tensors = match id.kind {
-            Kind::Weight => &self.weights,
-            Kind::Bias => &self.biases,
-        };
-        tensors.get(&id.place).map(|tensor| &tensor[..])
+        self.tensors[id.kind as usize].get(&id.place).map(|tensor| &tensor[..])
     }
 
     /// One gradient; `None` if the parameter is not trained.
     pub fn get_mut(&mut self, id: TensorId) -> Option<&mut [f32]> {
-        self.of_kind(id.kind).get_mut(&id.place).map(|tensor| &mut tensor[..])
+        self.tensors[id.kind as usize].get_mut(&id.place).map(|tensor| &mut tensor[..])
     }
 
     /// The gradients of weight and bias at each of several different places. Panics when two are the same.
     pub(crate) fn at<const N: usize>(&mut self, places: [Place; N]) -> [Pair<'_>; N] {
         let keys = places.each_ref();
-        let mut weights = self.weights.get_disjoint_mut(keys).into_iter();
-        let mut biases = self.biases.get_disjoint_mut(keys).into_iter();
+        let [weights, biases, ..] = &mut self.tensors;
+        let mut weights = weights.get_disjoint_mut(keys).into_iter();
+        let mut biases = biases.get_disjoint_mut(keys).into_iter();
         std::array::from_fn(|_| Pair {
             weight: weights.next().flatten().map(|tensor| &mut tensor[..]),
             bias: biases.next().flatten().map(|tensor| &mut tensor[..]),
         })
     }
 
-    /// All gradients, in the order of [`canonical`].
+    /// All gradients, in the order of [`canonical`], an adapter's behind the others.
     pub fn iter(&self) -> impl Iterator<Item = (TensorId, &[f32])> {
         self.order.iter().filter_map(|&id| Some((id, self.get(id)?)))
     }
@@ -119,13 +136,6 @@ impl Gradients {
             }
         }
         stored
-    }
-
-    fn of_kind(&mut self, kind: Kind) -> &mut HashMap<Place, Buffer<f32>> {
-        match kind {
-            Kind::Weight => &mut self.weights,
-            Kind::Bias => &mut self.biases,
-        }
     }
 }
 

@@ -25,6 +25,7 @@ pub mod gradients;
 pub mod init;
 pub mod kv_cache;
 pub mod load;
+pub mod lora;
 pub mod names;
 pub mod plan;
 pub mod presets;

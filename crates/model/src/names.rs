@@ -64,13 +64,17 @@ pub enum Part {
     MlpPostNorm,
 }
 
-/// Weight or bias.
+/// What a tensor is at its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// The matrix of a projection, or the factors of a norm.
     Weight,
     /// What is added.
     Bias,
+    /// The first matrix of an adapter (see [`crate::lora`]).
+    LoraA,
+    /// The second matrix of an adapter.
+    LoraB,
 }
 
 impl Part {
@@ -125,11 +129,13 @@ impl Part {
 }
 
 impl Kind {
-    /// `weight` or `bias`.
+    /// The kind's canonical name.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Weight => "weight",
             Kind::Bias => "bias",
+            Kind::LoraA => "lora_a",
+            Kind::LoraB => "lora_b",
         }
     }
 }

@@ -12,12 +12,12 @@
 //!
 //! Nothing is allocated once a batch of the largest size has been seen.
 
-use crate::block::{Activations, Mode, Workspace};
+use crate::block::{Activations, Below, Mode, Network, Workspace};
 use crate::config::{DecoderConfig, Head, Positions};
 use crate::decoder::{Model, Span};
 use crate::error::{Result, fail};
 use crate::gradients::Gradients;
-use crate::names::Place;
+use crate::names::{Part, Place};
 use wootz_kernels::ops::attention::{CacheType, LayerCache};
 use wootz_kernels::ops::cross_entropy::CrossEntropy;
 use wootz_kernels::ops::matmul::{Product, Term, WeightGradient, input_gradient, matmul, weight_gradient};
@@ -54,6 +54,26 @@ enum Keep {
     Activations,
 }
 
+/// How far down backward will go.
+#[derive(Clone, Copy)]
+enum Depth {
+    /// There is none.
+    Nothing,
+    /// To this place.
+    From(Place),
+}
+
+impl Depth {
+    /// The first block that backward goes through; `layers` if it goes through none.
+    fn first_layer(self, layers: usize) -> usize {
+        match self {
+            Depth::From(Place::Embed | Place::PosEmbed) => 0,
+            Depth::From(Place::Layer(layer, _)) => layer,
+            Depth::From(Place::FinalNorm | Place::Head) | Depth::Nothing => layers,
+        }
+    }
+}
+
 /// What a row's loss counts, given the row and its loss.
 pub type Weight<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
 
@@ -66,6 +86,8 @@ const HEAD_BYTES: usize = 128 << 20;
 pub struct Training {
     recompute: Recompute,
     cache: CacheType,
+    /// Makes what dropout leaves out of the next batch.
+    draw: Option<u64>,
     /// The stream, and in backward its gradient.
     x: Vec<f32>,
     d_x: Vec<f32>,
@@ -95,6 +117,7 @@ impl Training {
         Training {
             recompute,
             cache,
+            draw: None,
             x: Vec::new(),
             d_x: Vec::new(),
             inputs: Vec::new(),
@@ -117,7 +140,7 @@ impl Training {
     /// # Errors
     /// A token or target outside the vocabulary, lengths that do not add up, a sequence beyond the position table.
     pub fn loss(&mut self, model: &Model, batch: &Batch) -> Result<&[f32]> {
-        self.forward(model, batch, Mode::Inference)?;
+        self.forward(model, batch, Depth::Nothing)?;
         self.head(model, batch, None);
         Ok(&self.losses)
     }
@@ -135,10 +158,11 @@ impl Training {
         gradients: &mut Gradients,
         write: Write,
     ) -> Result<&[f32]> {
-        self.forward(model, batch, Mode::Training)?;
+        let Some(first) = gradients.first() else { fail!("nothing is trained") };
+        self.forward(model, batch, Depth::From(first))?;
         gradients.begin(write);
         self.head(model, batch, Some((weight, gradients)));
-        self.backward(model, batch, gradients);
+        self.backward(model, batch, first, gradients);
         Ok(&self.losses)
     }
 
@@ -147,7 +171,7 @@ impl Training {
     /// # Errors
     /// As [`Training::loss`].
     pub fn logits(&mut self, model: &Model, batch: &Batch) -> Result<Vec<f32>> {
-        self.forward(model, batch, Mode::Inference)?;
+        self.forward(model, batch, Depth::Nothing)?;
         let (rows, vocab) = (batch.tokens.len(), model.config().vocab_size);
         model.network(Mode::Inference).norm(&self.x, &model.weights().norm, &mut self.normed);
         let mut all = Vec::with_capacity(rows * vocab);
@@ -162,7 +186,7 @@ impl Training {
     }
 
     /// Embedding and blocks; the stream is in `x` then.
-    fn forward(&mut self, model: &Model, batch: &Batch, mode: Mode) -> Result<()> {
+    fn forward(&mut self, model: &Model, batch: &Batch, depth: Depth) -> Result<()> {
         let config = model.config();
         check(config, batch)?;
         self.set_spans(model, batch);
@@ -181,12 +205,13 @@ impl Training {
             embedding::forward(pool, table, &self.positions, 1.0, &mut self.x, Write::Add);
         }
         let layers = config.n_layers();
-        let keep = match (mode, self.recompute) {
-            (Mode::Inference, _) => Keep::Nothing,
-            (Mode::Training, Recompute::None) => Keep::Activations,
-            (Mode::Training, Recompute::Block | Recompute::All) => Keep::Inputs,
+        let keep = match (depth, self.recompute) {
+            (Depth::Nothing, _) => Keep::Nothing,
+            (Depth::From(_), Recompute::None) => Keep::Activations,
+            (Depth::From(_), Recompute::Block | Recompute::All) => Keep::Inputs,
         };
-        let slots = if keep == Keep::Activations { layers } else { 1 };
+        let first = depth.first_layer(layers);
+        let slots = if keep == Keep::Activations { layers - first } else { 1 };
         if self.blocks.len() < slots {
             self.blocks.resize_with(slots, Activations::default);
         }
@@ -197,10 +222,12 @@ impl Training {
         }
         for index in 0..layers {
             match keep {
+                // The first slot is still free there.
+                Keep::Activations if index < first => self.block(model, index, 0, Mode::Inference),
                 Keep::Nothing => self.block(model, index, 0, Mode::Inference),
-                Keep::Activations => self.block(model, index, index, Mode::Training),
+                Keep::Activations => self.block(model, index, index - first, Mode::Training),
                 Keep::Inputs => {
-                    if index.is_multiple_of(stretch) {
+                    if index.is_multiple_of(stretch) && index + stretch > first {
                         copy(&self.x, &mut self.inputs[index / stretch]);
                     }
                     self.block(model, index, 0, Mode::Inference);
@@ -210,9 +237,18 @@ impl Training {
         Ok(())
     }
 
+    /// What dropout leaves out of the batches to come, as a function of this number; `None` for nothing.
+    pub fn set_draw(&mut self, draw: Option<u64>) {
+        self.draw = draw;
+    }
+
+    fn network<'m>(&self, model: &'m Model, mode: Mode) -> Network<'m> {
+        Network { draw: self.draw, ..model.network(mode) }
+    }
+
     /// One block's forward, from the stream to the stream.
     fn block(&mut self, model: &Model, index: usize, slot: usize, mode: Mode) {
-        let network = model.network(mode);
+        let network = self.network(model, mode);
         let block = model.block(network, index, &self.angles);
         let (a, w) = (&mut self.blocks[slot], &mut self.workspace);
         let mut caches: Vec<&mut LayerCache> = self.caches.iter_mut().take(self.spans.len()).collect();
@@ -220,22 +256,32 @@ impl Training {
         block.mlp(&mut self.x, a, w);
     }
 
-    /// From the gradient of the stream after the last block (`d_x`) to all parameters below.
-    fn backward(&mut self, model: &Model, batch: &Batch, gradients: &mut Gradients) {
+    /// From the gradient of the stream after the last block (`d_x`) to all parameters below, down to `first`.
+    fn backward(&mut self, model: &Model, batch: &Batch, first: Place, gradients: &mut Gradients) {
         let config = model.config();
-        for index in (0..config.n_layers()).rev() {
+        let lowest = Depth::From(first).first_layer(config.n_layers());
+        // Whether something is trained at or before the norm that a half begins with.
+        let below = |index, norm| match first <= Place::Layer(index, norm) {
+            true => Below::Trained,
+            false => Below::Frozen,
+        };
+        for index in (lowest..config.n_layers()).rev() {
             let slot = match self.recompute {
-                Recompute::None => index,
+                Recompute::None => index - lowest,
                 Recompute::Block | Recompute::All => {
                     self.recompute_input(model, index);
                     self.block(model, index, 0, Mode::Training);
                     0
                 }
             };
-            let block = model.block(model.network(Mode::Training), index, &self.angles);
+            let block = model.block(self.network(model, Mode::Training), index, &self.angles);
             let (a, w) = (&self.blocks[slot], &mut self.workspace);
-            block.mlp_backward(&mut self.d_x, a, w, gradients);
-            block.attention_backward(&mut self.d_x, batch.lengths, a, w, gradients);
+            let under = below(index, Part::MlpNorm);
+            block.mlp_backward(&mut self.d_x, a, w, gradients, under);
+            if under == Below::Trained {
+                let under = below(index, Part::AttnNorm);
+                block.attention_backward(&mut self.d_x, batch.lengths, a, w, gradients, under);
+            }
         }
         let size = [config.vocab_size, config.dim];
         let [embed] = gradients.at([Place::Embed]);
@@ -330,7 +376,11 @@ impl Training {
         let x = &self.normed[range.start * dim..range.end * dim];
         let operand = std::iter::once(head.operand());
         let x = self.workspace.products.inputs[0].prepare(model.pool(), x, [range.len(), dim], operand);
-        matmul(model.pool(), &x, &mut [Product { weight: head, bias: None, y: &mut self.logits }]);
+        matmul(
+            model.pool(),
+            &x,
+            &mut [Product { weight: head, bias: None, y: &mut self.logits, write: Write::Set }],
+        );
     }
 
     fn set_spans(&mut self, model: &Model, batch: &Batch) {

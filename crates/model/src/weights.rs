@@ -202,45 +202,46 @@ impl Weights {
         let norm = |norm: &'s NormWeights| match id.kind {
             Kind::Weight => Some(norm.weight.as_slice()),
             Kind::Bias => norm.bias.as_deref(),
+            Kind::LoraA | Kind::LoraB => None,
         };
         match (id.place, id.kind) {
             (Place::Embed, Kind::Weight) => Some(Values::Matrix(&self.embed)),
             (Place::PosEmbed, Kind::Weight) => self.positions.as_ref().map(Values::Matrix),
             (Place::Head, Kind::Weight) => self.head.as_ref().map(Values::Matrix),
-            (Place::Embed | Place::PosEmbed | Place::Head, Kind::Bias) => None,
+            (Place::Embed | Place::PosEmbed | Place::Head, Kind::Bias | Kind::LoraA | Kind::LoraB) => None,
             (Place::FinalNorm, _) => norm(&self.norm).map(Values::Vector),
             (Place::Layer(index, part), kind) => {
                 let layer = self.layers.get(index)?;
-                let [q, k, v] = &layer.qkv;
-                let linear = match part {
-                    Part::Q => q,
-                    Part::K => k,
-                    Part::V => v,
-                    Part::O => &layer.o,
-                    Part::Gate => layer.gate.as_ref()?,
-                    Part::Up => &layer.up,
-                    Part::Down => &layer.down,
-                    Part::AttnNorm => return norm(&layer.attn_norm).map(Values::Vector),
-                    Part::QNorm => return norm(&layer.qk_norm.as_ref()?[0]).map(Values::Vector),
-                    Part::KNorm => return norm(&layer.qk_norm.as_ref()?[1]).map(Values::Vector),
-                    Part::AttnPostNorm => return norm(layer.attn_post_norm.as_ref()?).map(Values::Vector),
-                    Part::MlpNorm => return norm(&layer.mlp_norm).map(Values::Vector),
-                    Part::MlpPostNorm => return norm(layer.mlp_post_norm.as_ref()?).map(Values::Vector),
+                let vector = match part {
+                    Part::Q | Part::K | Part::V | Part::O | Part::Gate | Part::Up | Part::Down => {
+                        let linear = layer.linear(part)?;
+                        return match kind {
+                            Kind::Weight => Some(Values::Matrix(&linear.weight)),
+                            Kind::Bias => linear.bias.as_deref().map(Values::Vector),
+                            Kind::LoraA | Kind::LoraB => None,
+                        };
+                    }
+                    Part::AttnNorm => norm(&layer.attn_norm),
+                    Part::QNorm => norm(&layer.qk_norm.as_ref()?[0]),
+                    Part::KNorm => norm(&layer.qk_norm.as_ref()?[1]),
+                    Part::AttnPostNorm => norm(layer.attn_post_norm.as_ref()?),
+                    Part::MlpNorm => norm(&layer.mlp_norm),
+                    Part::MlpPostNorm => norm(layer.mlp_post_norm.as_ref()?),
                 };
-                match kind {
-                    Kind::Weight => Some(Values::Matrix(&linear.weight)),
-                    Kind::Bias => linear.bias.as_deref().map(Values::Vector),
-                }
+                vector.map(Values::Vector)
             }
         }
     }
 
-    /// Brings every matrix into another floating-point type: rounded where that has fewer bits. Positions stay in f32,
-    /// for nothing is multiplied with them.
-    pub fn convert(&mut self, pool: &Pool, dtype: DType) {
+    /// Brings the matrices at the places that `which` says yes to into another floating-point type: rounded where that
+    /// has fewer bits. Positions stay in f32, for nothing is multiplied with them.
+    pub fn convert(&mut self, pool: &Pool, dtype: DType, which: impl Fn(Place) -> bool) {
         let mut values = Vec::new();
         for (id, parameter) in self.parameters_mut() {
             let Parameter::Matrix(matrix) = parameter else { continue };
+            if !which(id.place) {
+                continue;
+            }
             let dtype = if id.place == Place::PosEmbed { DType::F32 } else { dtype };
             if matrix.dtype() == dtype {
                 continue;
@@ -255,6 +256,26 @@ impl Weights {
 }
 
 impl Layer {
+    /// A projection; `None` if this block has none there.
+    pub fn linear(&self, part: Part) -> Option<&Linear> {
+        let [q, k, v] = &self.qkv;
+        match part {
+            Part::Q => Some(q),
+            Part::K => Some(k),
+            Part::V => Some(v),
+            Part::O => Some(&self.o),
+            Part::Gate => self.gate.as_ref(),
+            Part::Up => Some(&self.up),
+            Part::Down => Some(&self.down),
+            Part::AttnNorm
+            | Part::QNorm
+            | Part::KNorm
+            | Part::AttnPostNorm
+            | Part::MlpNorm
+            | Part::MlpPostNorm => None,
+        }
+    }
+
     fn parameters_mut<'a>(&'a mut self, index: usize, all: &mut Vec<(TensorId, Parameter<'a>)>) {
         let at = |part| Place::Layer(index, part);
         let [q, k, v] = &mut self.qkv;

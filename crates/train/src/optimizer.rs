@@ -11,6 +11,7 @@ use wootz_kernels::ops::adamw::AdamW;
 use wootz_kernels::ops::muon::{self, Muon, Scale};
 use wootz_kernels::ops::sgd::{Momentum, Sgd};
 use wootz_kernels::{Buffer, DType, Pool, panels};
+use wootz_model::lora::Adapter;
 use wootz_model::names::{Kind, Place, TensorId, canonical};
 use wootz_model::weights::Parameter;
 use wootz_model::{Gradients, Model};
@@ -91,14 +92,17 @@ pub enum Array {
 }
 
 impl Optimizer {
-    /// Moments of zero for every tensor that has a gradient. The model's matrices become `dtype`; where that is not f32,
-    /// the optimiser keeps their values.
+    /// Moments of zero for every tensor that has a gradient. The matrices among them become `dtype`, but for an adapter's;
+    /// where that is not f32, the optimiser keeps their values. What has no gradient stays as it is.
     pub fn new(options: Options, model: &mut Model, gradients: &Gradients, dtype: DType) -> Optimizer {
-        let shapes: HashMap<TensorId, Vec<usize>> = canonical(model.config()).into_iter().collect();
+        let mut shapes: HashMap<TensorId, Vec<usize>> = canonical(model.config()).into_iter().collect();
+        shapes.extend(model.adapters().first().into_iter().flat_map(Adapter::tensors));
+        let is_trained = |place| gradients.get(TensorId::weight(place)).is_some();
         let (weights, pool) = model.weights_mut();
-        weights.convert(pool, DType::F32);
+        weights.convert(pool, DType::F32, is_trained);
         let mut tensors = Vec::new();
-        for (id, parameter) in weights.parameters_mut() {
+        let (parameters, pool) = model.parameters_mut();
+        for (id, parameter) in parameters {
             let Some(gradient) = gradients.get(id) else { continue };
             let len = |wanted: bool| if wanted { gradient.len() } else { 0 };
             let (first, second) = match options.rule {
@@ -116,7 +120,8 @@ impl Optimizer {
             let shape = shapes.get(&id).cloned().unwrap_or_default();
             tensors.push(State { id, shape, moments, master });
         }
-        weights.convert(pool, dtype);
+        let (weights, pool) = model.weights_mut();
+        weights.convert(pool, dtype, is_trained);
         Optimizer { options, tensors, steps: 0, muon: muon::Scratch::default() }
     }
 
@@ -155,8 +160,8 @@ impl Optimizer {
     pub fn step(&mut self, model: &mut Model, gradients: &Gradients, lr: f64, grad_scale: f32) {
         self.steps += 1;
         let Options { rule, weight_decay, decay } = self.options;
-        let (weights, pool) = model.weights_mut();
-        let trained = weights.parameters_mut().into_iter().filter(|(id, _)| gradients.get(*id).is_some());
+        let (parameters, pool) = model.parameters_mut();
+        let trained = parameters.into_iter().filter(|(id, _)| gradients.get(*id).is_some());
         for (state, (id, parameter)) in self.tensors.iter_mut().zip(trained) {
             let Some(g) = gradients.get(id) else { continue };
             let decays = decay == Decay::All || state.shape.len() == 2;
@@ -244,5 +249,5 @@ fn is_for_muon(id: TensorId) -> bool {
 
 /// Whether rows are multiplied with it, so that it may be kept in fewer bits.
 fn is_product(id: TensorId) -> bool {
-    is_for_muon(id) || matches!(id.place, Place::Embed | Place::Head)
+    is_for_muon(id) || matches!((id.place, id.kind), (Place::Embed | Place::Head, Kind::Weight))
 }

@@ -41,6 +41,18 @@ impl Format {
     }
 }
 
+/// Which parameters move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trained {
+    /// The model's.
+    All,
+    /// Those of its first adapter, and the model's at some places.
+    Adapter {
+        /// Which places.
+        beside: Vec<Place>,
+    },
+}
+
 /// A model in training.
 pub struct Trainer {
     /// The model.
@@ -84,17 +96,24 @@ pub enum Refused {
 }
 
 impl Trainer {
-    /// Takes over a model: its matrices in the wanted format, and every parameter at the places that `trained` says
-    /// yes to with a gradient.
+    /// Takes over a model. Matrices that are trained take on the wanted format, but for an adapter's, which stay in f32.
+    ///
+    /// Panics if an adapter is to be trained and the model has none.
     pub fn new(
         mut model: Model,
         options: Options,
         format: Format,
         recompute: Recompute,
         clip: Option<f64>,
-        trained: impl Fn(Place) -> bool,
+        trained: Trained,
     ) -> Trainer {
-        let gradients = Gradients::new(model.config(), trained);
+        let gradients = match trained {
+            Trained::All => Gradients::new(model.config(), |_| true),
+            Trained::Adapter { beside } => {
+                let adapter = model.adapters().first().expect("an adapter to train");
+                Gradients::of_adapter(model.config(), adapter, |place| beside.contains(&place))
+            }
+        };
         let optimizer = Optimizer::new(options, &mut model, &gradients, format.dtype());
         let training = Training::new(recompute, CacheType::F32);
         let loss_scale = (format == Format::F16).then(LossScale::default);

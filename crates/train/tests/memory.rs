@@ -11,7 +11,7 @@ use wootz_model::presets::{Overrides, preset};
 use wootz_model::weights::Weights;
 use wootz_model::{Batch, Model, Recompute};
 use wootz_train::optimizer::{Adam, Decay, Optimizer, Options, Rule};
-use wootz_train::trainer::{Format, Trainer};
+use wootz_train::trainer::{Format, Trained, Trainer};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -46,7 +46,7 @@ fn trainer(name: &str, shape: &Shape) -> Trainer {
         DType::F16 => Format::F16,
         _ => Format::Bf16,
     };
-    Trainer::new(model, options, format, shape.recompute, Some(1.0), |_| true)
+    Trainer::new(model, options, format, shape.recompute, Some(1.0), Trained::All)
 }
 
 fn step(trainer: &mut Trainer, shape: &Shape) {

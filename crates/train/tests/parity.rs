@@ -11,7 +11,7 @@ use wootz_model::load::LoadOptions;
 use wootz_model::{Batch, Model, Recompute};
 use wootz_train::loss_scale::LossScale;
 use wootz_train::optimizer::{Adam, Decay, Options, Rule};
-use wootz_train::trainer::{Format, Refused, Trainer};
+use wootz_train::trainer::{Format, Refused, Trained, Trainer};
 
 fn fixtures() -> PathBuf {
     match std::env::var_os("WOOTZ_FIXTURES") {
@@ -82,7 +82,7 @@ impl Case {
             decay: Decay::Matrices,
         };
         let clip = Some(number(&settings["clip"]));
-        Trainer::new(load(&self.folder, threads), options, format, Recompute::None, clip, |_| true)
+        Trainer::new(load(&self.folder, threads), options, format, Recompute::None, clip, Trained::All)
     }
 }
 
@@ -178,7 +178,7 @@ fn parity_of_llmc_training() {
     // What llm.c's test does: no clipping, and every tensor decays.
     let rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
     let options = Options { rule, weight_decay: 0.01, decay: Decay::All };
-    let mut trainer = Trainer::new(load(&path, 2), options, Format::F32, Recompute::None, None, |_| true);
+    let mut trainer = Trainer::new(load(&path, 2), options, Format::F32, Recompute::None, None, Trained::All);
     let want = json(&folder.join("train_losses.json"));
     for (i, want) in want["losses"].as_array().unwrap().iter().enumerate() {
         let batch = Batch { tokens: &tokens, targets: &targets, lengths: &lengths };

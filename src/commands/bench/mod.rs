@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::Instant;
+use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::{self, Attention, CacheType, LayerCache, Segment};
 use wootz_kernels::ops::matmul::{Inputs, Product, matmul};
 use wootz_kernels::peak::Peaks;
@@ -320,7 +321,7 @@ fn bench_matmul(args: &BenchArgs, pool: &Pool, weight: &Matrix, m: usize) -> Res
     let (median, _) = time(args.repeat.max(7), || {
         let start = Instant::now();
         for _ in 0..times {
-            matmul(pool, &x, &mut [Product { weight, bias: None, y: &mut y }]);
+            matmul(pool, &x, &mut [Product { weight, bias: None, y: &mut y, write: Write::Set }]);
         }
         Ok(start.elapsed().as_secs_f64() / times as f64)
     })?;

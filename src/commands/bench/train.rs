@@ -20,7 +20,7 @@ use wootz_model::presets::{Overrides, preset};
 use wootz_model::weights::Weights;
 use wootz_model::{Batch, DecoderConfig, Model, Recompute};
 use wootz_train::optimizer::{Adam, Decay, Options, Rule};
-use wootz_train::trainer::{Format, Trainer};
+use wootz_train::trainer::{Format, Trained, Trainer};
 
 /// Measure training steps, and where their time goes
 #[derive(Debug, clap::Args)]
@@ -84,7 +84,7 @@ pub fn run(args: &TrainBenchArgs) -> Result<()> {
     let rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.95, eps: 1e-8 });
     let options = Options { rule, weight_decay: 0.1, decay: Decay::Matrices };
     let peaks = Peaks::measure(model.pool());
-    let mut trainer = Trainer::new(model, options, format, Recompute::None, Some(1.0), |_| true);
+    let mut trainer = Trainer::new(model, options, format, Recompute::None, Some(1.0), Trained::All);
     let mut rng = Rng::new(1, 0);
     let mut random = || (rng.next() % config.vocab_size as u64) as u32;
     let tokens: Vec<u32> = (0..batch * seq).map(|_| random()).collect();
@@ -238,7 +238,7 @@ fn products(pool: &Pool, dtype: DType, [m, n, k]: [usize; 3]) -> [f64; 3] {
     let (mut inputs, mut columns) = (Inputs::default(), Columns::default());
     let forward = best(|| {
         let x = inputs.prepare(pool, &x, [m, k], std::iter::once(weight.operand()));
-        matmul(pool, &x, &mut [Product { weight: &weight, bias: None, y: &mut y }]);
+        matmul(pool, &x, &mut [Product { weight: &weight, bias: None, y: &mut y, write: Write::Set }]);
     });
     let operand = weight.gradient_operand();
     let back = best(|| {

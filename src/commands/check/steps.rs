@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use wootz_model::{Batch, Model, Recompute};
 use wootz_train::optimizer::{Adam, Decay, Options, Rule};
-use wootz_train::trainer::{Format, Trainer};
+use wootz_train::trainer::{Format, Trained, Trainer};
 
 /// Largest difference of a loss over itself, after ten steps.
 pub const TOLERANCE_F32: f64 = 1e-4;
@@ -96,7 +96,7 @@ impl Reference {
         if count > self.steps.len() {
             bail!("the reference has {} optimiser steps, not {count}", self.steps.len());
         }
-        let mut trainer = Trainer::new(model, self.options, format, Recompute::None, self.clip, |_| true);
+        let mut trainer = Trainer::new(model, self.options, format, Recompute::None, self.clip, Trained::All);
         let mut rows = Vec::new();
         for &(loss, grad_norm) in &self.steps[..count] {
             let step = trainer.step(&[*batch], self.lr)?;

@@ -1,6 +1,6 @@
 //! The first half of a block: `x ← x + o(attention(q, k, v))`, where q, k and v are projections of norm(x).
 
-use super::{Activations, Block, Mode, Workspace};
+use super::{Activations, Below, Block, Mode, Projection, Workspace};
 use crate::decoder::Span;
 use crate::gradients::Gradients;
 use crate::names::{Part, TensorId};
@@ -8,6 +8,11 @@ use wootz_kernels::ops::attention::{self, Attention, LayerCache, Saved, Segment}
 use wootz_kernels::ops::{Write, residual, rope};
 
 impl Block<'_> {
+    fn qkv(&self) -> [Projection<'_>; 3] {
+        let [q, k, v] = &self.layer.qkv;
+        [self.projection(Part::Q, q), self.projection(Part::K, k), self.projection(Part::V, v)]
+    }
+
     fn attention_op(&self) -> Attention {
         let config = self.network.config;
         Attention {
@@ -32,7 +37,7 @@ impl Block<'_> {
         self.keep(x, &mut a.x);
         net.norm(x, &layer.attn_norm, &mut w.normed);
 
-        let [q, k, v] = &layer.qkv;
+        let [q, k, v] = self.qkv();
         match &layer.qk_norm {
             None => net.linear(&mut w.products, &w.normed, [(q, &mut a.q), (k, &mut a.k), (v, &mut a.v)]),
             Some([q_norm, k_norm]) => {
@@ -72,11 +77,11 @@ impl Block<'_> {
 
         match &layer.attn_post_norm {
             None => {
-                net.linear(&mut w.products, &a.attended, [(&layer.o, &mut w.out)]);
+                net.linear(&mut w.products, &a.attended, [(self.projection(Part::O, &layer.o), &mut w.out)]);
                 residual::add(pool, x, &w.out);
             }
             Some(norm) => {
-                net.linear(&mut w.products, &a.attended, [(&layer.o, &mut a.o)]);
+                net.linear(&mut w.products, &a.attended, [(self.projection(Part::O, &layer.o), &mut a.o)]);
                 net.norm(&a.o, norm, &mut w.out);
                 residual::add(pool, x, &w.out);
             }
@@ -84,7 +89,7 @@ impl Block<'_> {
     }
 
     /// `dx` `[rows, C]` is the gradient of the stream after this half, and becomes the one before it. `lengths` are the
-    /// sequences' tokens.
+    /// sequences' tokens. Where nothing is trained before it, `dx` may stay as it is.
     pub fn attention_backward(
         &self,
         dx: &mut [f32],
@@ -92,12 +97,13 @@ impl Block<'_> {
         a: &Activations,
         w: &mut Workspace,
         gradients: &mut Gradients,
+        below: Below,
     ) {
         let (net, layer) = (self.network, self.layer);
         let (pool, config) = (net.pool, net.config);
         let (d, products) = (&mut w.d, &mut w.products);
-        let d_out = match &layer.attn_post_norm {
-            None => &*dx,
+        let d_out: &[f32] = match &layer.attn_post_norm {
+            None => dx,
             Some(norm) => {
                 let norm = (self.place(Part::AttnPostNorm), norm);
                 d.out.resize(dx.len(), 0.0);
@@ -105,8 +111,8 @@ impl Block<'_> {
                 &d.out
             }
         };
-        let o = (self.place(Part::O), &layer.o, d_out);
-        net.linear_backward(products, &a.attended, [o], gradients, &mut d.attended);
+        let o = (self.projection(Part::O, &layer.o), d_out);
+        net.linear_backward(products, &a.attended, [o], gradients, Some(&mut d.attended));
 
         for (d, like) in [(&mut d.q, &a.q), (&mut d.k, &a.k), (&mut d.v, &a.v)] {
             d.resize(like.len(), 0.0);
@@ -135,13 +141,16 @@ impl Block<'_> {
         }
 
         net.norm(&a.x, &layer.attn_norm, &mut w.normed);
-        let [q, k, v] = &layer.qkv;
-        let outputs = [
-            (self.place(Part::Q), q, d.q.as_slice()),
-            (self.place(Part::K), k, d.k.as_slice()),
-            (self.place(Part::V), v, d.v.as_slice()),
-        ];
-        net.linear_backward(products, &w.normed, outputs, gradients, &mut d.normed);
+        let [q, k, v] = self.qkv();
+        let outputs = [(q, d.q.as_slice()), (k, d.k.as_slice()), (v, d.v.as_slice())];
+        let d_normed = match below {
+            Below::Trained => Some(&mut d.normed),
+            Below::Frozen => None,
+        };
+        net.linear_backward(products, &w.normed, outputs, gradients, d_normed);
+        if below == Below::Frozen {
+            return;
+        }
         let norm = (self.place(Part::AttnNorm), &layer.attn_norm);
         net.norm_backward(&a.x, norm, &d.normed, (dx, Write::Add), gradients, &mut d.sums);
     }

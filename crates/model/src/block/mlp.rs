@@ -1,7 +1,7 @@
 //! The second half of a block: `x ← x + down(act(gate(n)) · up(n))`, or `x + down(act(up(n)))` without a gate, where n
 //! is norm(x).
 
-use super::{Activations, Block, Workspace};
+use super::{Activations, Below, Block, Workspace};
 use crate::config::Mlp;
 use crate::gradients::Gradients;
 use crate::names::Part;
@@ -21,19 +21,25 @@ impl Block<'_> {
         let (net, layer) = (self.network, self.layer);
         self.keep(x, &mut a.x_mid);
         net.norm(x, &layer.mlp_norm, &mut w.normed);
+        let up = self.projection(Part::Up, &layer.up);
         match &layer.gate {
-            None => net.linear(&mut w.products, &w.normed, [(&layer.up, &mut a.up)]),
+            None => net.linear(&mut w.products, &w.normed, [(up, &mut a.up)]),
             Some(gate) => {
-                net.linear(&mut w.products, &w.normed, [(gate, &mut a.gate), (&layer.up, &mut a.up)]);
+                net.linear(
+                    &mut w.products,
+                    &w.normed,
+                    [(self.projection(Part::Gate, gate), &mut a.gate), (up, &mut a.up)],
+                );
             }
         }
         self.activate(a, &mut w.hidden);
+        let down = self.projection(Part::Down, &layer.down);
         match &layer.mlp_post_norm {
             None => {
-                net.linear(&mut w.products, &w.hidden, [(&layer.down, &mut w.out)]);
+                net.linear(&mut w.products, &w.hidden, [(down, &mut w.out)]);
             }
             Some(norm) => {
-                net.linear(&mut w.products, &w.hidden, [(&layer.down, &mut a.down)]);
+                net.linear(&mut w.products, &w.hidden, [(down, &mut a.down)]);
                 net.norm(&a.down, norm, &mut w.out);
             }
         }
@@ -49,20 +55,22 @@ impl Block<'_> {
         }
     }
 
-    /// `dx` `[rows, C]` is the gradient of the stream after this half, and becomes the one before it.
+    /// `dx` `[rows, C]` is the gradient of the stream after this half, and becomes the one before it. Where
+    /// nothing is trained before it, `dx` may stay as it is.
     pub fn mlp_backward(
         &self,
         dx: &mut [f32],
         a: &Activations,
         w: &mut Workspace,
         gradients: &mut Gradients,
+        below: Below,
     ) {
         let (net, layer) = (self.network, self.layer);
         let pool = net.pool;
         self.activate(a, &mut w.hidden);
         let (d, products) = (&mut w.d, &mut w.products);
-        let d_out = match &layer.mlp_post_norm {
-            None => &*dx,
+        let d_out: &[f32] = match &layer.mlp_post_norm {
+            None => dx,
             Some(norm) => {
                 let norm = (self.place(Part::MlpPostNorm), norm);
                 d.out.resize(dx.len(), 0.0);
@@ -70,25 +78,33 @@ impl Block<'_> {
                 &d.out
             }
         };
-        let down = (self.place(Part::Down), &layer.down, d_out);
-        net.linear_backward(products, &w.hidden, [down], gradients, &mut d.hidden);
+        let down = (self.projection(Part::Down, &layer.down), d_out);
+        net.linear_backward(products, &w.hidden, [down], gradients, Some(&mut d.hidden));
 
         net.norm(&a.x_mid, &layer.mlp_norm, &mut w.normed);
         d.up.resize(a.up.len(), 0.0);
+        let up = self.projection(Part::Up, &layer.up);
+        let d_normed = match below {
+            Below::Trained => Some(&mut d.normed),
+            Below::Frozen => None,
+        };
         match &layer.gate {
             None => {
                 mlp::activate_backward(pool, self.activation(), &a.up, &d.hidden, &mut d.up);
-                let up = (self.place(Part::Up), &layer.up, d.up.as_slice());
-                net.linear_backward(products, &w.normed, [up], gradients, &mut d.normed);
+                let up = (up, d.up.as_slice());
+                net.linear_backward(products, &w.normed, [up], gradients, d_normed);
             }
             Some(gate) => {
                 d.gate.resize(a.gate.len(), 0.0);
                 let activation = self.activation();
                 mlp::gated_backward(pool, activation, &a.gate, &a.up, &d.hidden, &mut d.gate, &mut d.up);
-                let gate = (self.place(Part::Gate), gate, d.gate.as_slice());
-                let up = (self.place(Part::Up), &layer.up, d.up.as_slice());
-                net.linear_backward(products, &w.normed, [gate, up], gradients, &mut d.normed);
+                let gate = (self.projection(Part::Gate, gate), d.gate.as_slice());
+                let up = (up, d.up.as_slice());
+                net.linear_backward(products, &w.normed, [gate, up], gradients, d_normed);
             }
+        }
+        if below == Below::Frozen {
+            return;
         }
         let norm = (self.place(Part::MlpNorm), &layer.mlp_norm);
         net.norm_backward(&a.x_mid, norm, &d.normed, (dx, Write::Add), gradients, &mut d.sums);

@@ -13,6 +13,7 @@ mod mlp;
 
 use crate::config::{DecoderConfig, Norm};
 use crate::gradients::{Gradients, Pair};
+use crate::lora::{self, Adapter, Low};
 use crate::names::{Part, Place, TensorId};
 use crate::weights::{Layer, Linear, NormWeights};
 use wootz_kernels::Pool;
@@ -32,12 +33,33 @@ pub(crate) enum Mode {
     Training,
 }
 
+/// Whether anything is trained where a gradient of the stream would go next: the norm that a half of a block begins with,
+/// and all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Below {
+    /// Something is.
+    Trained,
+    /// Nothing is: backward ends here.
+    Frozen,
+}
+
 /// What is the same for all blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Network<'a> {
     pub pool: &'a Pool,
     pub config: &'a DecoderConfig,
     pub mode: Mode,
+    /// Changes of projections; gradients are of the first.
+    pub adapters: &'a [Adapter],
+    /// Makes what dropout leaves out; nothing is left out where there is none.
+    pub draw: Option<u64>,
+}
+
+/// A projection and its place.
+#[derive(Clone, Copy)]
+pub(crate) struct Projection<'a> {
+    pub place: Place,
+    pub linear: &'a Linear,
 }
 
 /// A block, and all that does not change while it runs.
@@ -108,6 +130,7 @@ pub(crate) struct Deltas {
 pub(crate) struct Products {
     pub inputs: [Inputs; 3],
     pub columns: Columns,
+    pub low: Low,
 }
 
 impl Network<'_> {
@@ -116,55 +139,68 @@ impl Network<'_> {
         &self,
         products: &mut Products,
         x: &[f32],
-        mut outputs: [(&Linear, &mut Vec<f32>); N],
+        outputs: [(Projection, &mut Vec<f32>); N],
     ) {
-        let width = outputs[0].0.weight.cols();
+        let width = outputs[0].0.linear.weight.cols();
         let rows = x.len() / width;
-        let operands = outputs.iter().map(|(linear, _)| linear.weight.operand());
-        let x = products.inputs[0].prepare(self.pool, x, [rows, width], operands);
-        for (linear, y) in &mut outputs {
-            y.resize(rows * linear.weight.rows(), 0.0);
-        }
-        let mut products = outputs.map(|(linear, y)| Product {
-            weight: &linear.weight,
-            bias: linear.bias.as_deref(),
-            y: y.as_mut_slice(),
+        let operands = outputs.iter().map(|(projection, _)| projection.linear.weight.operand());
+        let prepared = products.inputs[0].prepare(self.pool, x, [rows, width], operands);
+        let projections = outputs.each_ref().map(|(projection, _)| *projection);
+        let mut outputs = outputs.map(|(projection, y)| {
+            y.resize(rows * projection.linear.weight.rows(), 0.0);
+            y
         });
-        matmul(self.pool, &x, &mut products);
+        let mut wanted: Vec<Product> = (outputs.iter_mut().zip(&projections))
+            .map(|(y, Projection { linear: Linear { weight, bias }, .. })| Product {
+                weight,
+                bias: bias.as_deref(),
+                y: y.as_mut_slice(),
+                write: Write::Set,
+            })
+            .collect();
+        matmul(self.pool, &prepared, &mut wanted);
+        lora::forward(self.pool, &self.active(projections), x, &mut products.low, &mut outputs);
     }
 
-    /// Backward of [`Network::linear`]: dx is set; gradients of weights and biases are set or added to, as
+    /// Backward of [`Network::linear`]: dx is set; gradients of weights, biases and adapters are set or added to, as
     /// [`Gradients::write`] says.
     ///
-    /// Each output comes with its place in the network and its gradient `[rows, n]`. The weights are of one type.
+    /// Each output comes with its gradient `[rows, n]`. The weights are of one type. Where nothing asks for dx, it is
+    /// `None`.
     pub fn linear_backward<const N: usize>(
         &self,
         products: &mut Products,
         x: &[f32],
-        outputs: [(Place, &Linear, &[f32]); N],
+        outputs: [(Projection, &[f32]); N],
         gradients: &mut Gradients,
-        dx: &mut Vec<f32>,
+        dx: Option<&mut Vec<f32>>,
     ) {
-        let width = outputs[0].1.weight.cols();
+        let width = outputs[0].0.linear.weight.cols();
         let rows = x.len() / width;
         let write = gradients.write();
-        let trained = gradients.at(outputs.map(|(place, ..)| place));
+        let trained = gradients.at(outputs.map(|(projection, _)| projection.place));
         let mut wanted: Vec<WeightGradient> = (trained.into_iter().zip(&outputs))
-            .filter_map(|(at, (_, _, dy))| Some(WeightGradient { dy, dw: at.weight?, db: at.bias }))
+            .filter_map(|(at, (_, dy))| Some(WeightGradient { dy, dw: at.weight?, db: at.bias }))
             .collect();
-        let operand = outputs[0].1.weight.gradient_operand();
+        let operand = outputs[0].0.linear.weight.gradient_operand();
         weight_gradient(self.pool, &mut products.columns, x, [rows, width], operand, &mut wanted, write);
+        let active = self.active(outputs.map(|(projection, _)| projection));
+        lora::backward(self.pool, &active, x, &outputs.map(|(_, dy)| dy), products, gradients);
+        let Some(dx) = dx else { return };
         dx.resize(rows * width, 0.0);
-        let terms: Vec<Term> = outputs
+        let Products { inputs, low, .. } = products;
+        let mut terms: Vec<Term> = outputs
             .iter()
-            .zip(products.inputs.iter_mut())
-            .map(|((_, linear, dy), inputs)| {
+            .zip(inputs.iter_mut())
+            .map(|((Projection { linear, .. }, dy), inputs)| {
                 let size = [rows, linear.weight.rows()];
                 let operand = std::iter::once(linear.weight.gradient_operand());
                 Term { dy: inputs.prepare(self.pool, dy, size, operand), weight: &linear.weight }
             })
             .collect();
+        terms.extend(active.iter().zip(&low.dh).filter_map(|(change, dh)| change.term(dh)));
         input_gradient(self.pool, &terms, dx, Write::Set);
+        lora::add_dropped(self.pool, &active, low, dx);
     }
 
     /// The norm that this decoder has everywhere, or the one over heads, which is never a LayerNorm.
@@ -215,7 +251,12 @@ impl Network<'_> {
     }
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
+    /// A projection of this block.
+    fn projection(&self, part: Part, linear: &'a Linear) -> Projection<'a> {
+        Projection { place: self.place(part), linear }
+    }
+
     fn place(&self, part: Part) -> Place {
         Place::Layer(self.index, part)
     }

@@ -22,7 +22,7 @@ use crate::run::metrics::{self, Metrics, Row};
 use crate::run::tensorboard::{Events, Start};
 use crate::run::{Folder, report};
 use crate::schedule::Schedule;
-use crate::trainer::{Refused, Trainer};
+use crate::trainer::{Refused, Trained, Trainer};
 use state::State;
 use std::sync::Arc;
 use std::time::Instant;
@@ -465,5 +465,12 @@ fn loader_options(inputs: &Inputs) -> LoaderOptions {
 
 fn trainer(settings: &Settings, model: Model) -> Trainer {
     let clip = (settings.clip > 0.0).then_some(settings.clip);
-    Trainer::new(model, settings.optimizer_options(), settings.format(), settings.recompute(), clip, |_| true)
+    Trainer::new(
+        model,
+        settings.optimizer_options(),
+        settings.format(),
+        settings.recompute(),
+        clip,
+        Trained::All,
+    )
 }

@@ -88,6 +88,10 @@ impl Inputs {
     }
 }
 
+/// For rows that nothing rounds.
+static NOTHING: Inputs =
+    Inputs { bf16: Vec::new(), f16: Vec::new(), q: Vec::new(), scale: Vec::new(), sum: Vec::new() };
+
 /// Rows of x `[m, k]`, in every form that the next products need.
 #[derive(Clone, Copy)]
 pub struct Prepared<'a> {
@@ -98,6 +102,12 @@ pub struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
+    /// Rows `[m, k]` for weights of f32 alone. Panics if x has not `m * k` elements.
+    pub fn exact(x: &'a [f32], [m, k]: [usize; 2]) -> Prepared<'a> {
+        assert_eq!(x.len(), m * k, "size of x for {m} rows of {k}");
+        Prepared { x, m, k, rounded: &NOTHING }
+    }
+
     /// Rows (m).
     pub fn rows(&self) -> usize {
         self.m

@@ -232,12 +232,7 @@ unsafe fn tile<I: Isa, L: IntLayout, const MR: usize, const ASK: bool>(
             }
         }
     });
-    let mut acc = [isa.zero(); MR];
-    if steps.start > 0 {
-        for r in 0..MR {
-            acc[r] = out.load(isa, row + r);
-        }
-    }
+    let mut acc: [I::F; MR] = from_fn(|r| out.sums(isa, row + r, steps.start));
     let mut block = panel;
     let mut rest = steps.len();
     while rest > 0 {

@@ -30,6 +30,7 @@ pub use inputs::{Inputs, Prepared};
 pub use weight_gradient::{Columns, WeightGradient, weight_gradient};
 
 use crate::matrix::{Matrix, Operand};
+use crate::ops::Write;
 use crate::pool::{Pool, Shares};
 use crate::simd::{Isa, Kernel, LANES, dispatch};
 
@@ -39,8 +40,10 @@ pub struct Product<'a> {
     pub weight: &'a Matrix,
     /// `[n]`.
     pub bias: Option<&'a [f32]>,
-    /// `[m, n]`, overwritten.
+    /// `[m, n]`.
     pub y: &'a mut [f32],
+    /// Whether y is overwritten, or the product added to it.
+    pub write: Write,
 }
 
 /// Multiplies the rows of `x` with each weight.
@@ -61,6 +64,7 @@ pub fn matmul(pool: &Pool, x: &Prepared, products: &mut [Product]) {
             weight: product.weight,
             bias: product.bias,
             y: Shares::new(product.y),
+            write: product.write,
             first_task: tasks,
             grain,
         });
@@ -88,6 +92,7 @@ struct Job<'a> {
     weight: &'a Matrix,
     bias: Option<&'a [f32]>,
     y: Shares<'a, f32>,
+    write: Write,
     first_task: usize,
     grain: usize,
 }
@@ -116,7 +121,8 @@ impl<'a> Panels<'a> {
     fn out(&self, panel: usize) -> Out<'a> {
         let n = self.job.weight.rows();
         let first = panel * LANES;
-        Out { y: self.job.y, n, first, lanes: LANES.min(n - first), bias: self.job.bias }
+        let lanes = LANES.min(n - first);
+        Out { y: self.job.y, n, first, lanes, bias: self.job.bias, write: self.job.write }
     }
 }
 
@@ -128,12 +134,16 @@ struct Out<'a> {
     first: usize,
     lanes: usize,
     bias: Option<&'a [f32]>,
+    write: Write,
 }
 
 impl Out<'_> {
-    /// The sums of row `row` so far.
+    /// The sums of row `row` before value `start` of k.
     #[inline(always)]
-    fn load<I: Isa>(&self, isa: I, row: usize) -> I::F {
+    fn sums<I: Isa>(&self, isa: I, row: usize, start: usize) -> I::F {
+        if start == 0 && self.write == Write::Set {
+            return isa.zero();
+        }
         let at = row * self.n + self.first;
         // SAFETY: these columns of y belong to this task alone.
         isa.load_slice(unsafe { self.y.get(at..at + self.lanes) }, 0.0)

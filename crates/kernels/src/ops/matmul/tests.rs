@@ -37,7 +37,7 @@ fn multiply(pool: &Pool, x: &[f32], m: usize, weight: &Matrix, bias: Option<&[f3
     let mut inputs = Inputs::default();
     let x = inputs.prepare(pool, x, [m, weight.cols()], std::iter::once(weight.operand()));
     let mut y = vec![f32::NAN; m * weight.rows()];
-    matmul(pool, &x, &mut [Product { weight, bias, y: &mut y }]);
+    matmul(pool, &x, &mut [Product { weight, bias, y: &mut y, write: Write::Set }]);
     y
 }
 
@@ -91,6 +91,36 @@ fn every_type_matches_the_reference() {
     }
 }
 
+/// What is there already is where the sum begins.
+#[test]
+fn products_are_added() {
+    let pool = Pool::new(2);
+    let mut rng = Rng::new(11, 0);
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_K] {
+        for (m, n, k) in [(1, 33, 256), (5, 40, 768), (29, 70, 1024)] {
+            let (bytes, _) = weights(&mut rng, dtype, n, k);
+            let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+            let before: Vec<f32> = (0..m * n).map(|_| rng.normal()).collect();
+            for precision in [Precision::Native, Precision::F32] {
+                let weight = pack(&pool, dtype, [n, k], precision, &bytes);
+                let product = multiply(&pool, &x, m, &weight, None);
+                let mut inputs = Inputs::default();
+                let x = inputs.prepare(&pool, &x, [m, k], std::iter::once(weight.operand()));
+                let mut y = before.clone();
+                let write = Write::Add;
+                matmul(&pool, &x, &mut [Product { weight: &weight, bias: None, y: &mut y, write }]);
+                for ((y, before), product) in y.iter().zip(&before).zip(&product) {
+                    let error = (y - before - product).abs();
+                    assert!(
+                        error < 1e-4 * (1.0 + product.abs()),
+                        "{dtype} {precision:?}: {y}, {before} + {product}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// The contract: neither the number of rows nor of threads changes a bit.
 #[test]
 fn bits_do_not_depend_on_rows_or_threads() {
@@ -132,8 +162,14 @@ fn every_instruction_set_agrees() {
             let x = inputs.prepare(&pool, &x, [m, k], std::iter::once(weight.operand()));
             let run = |kind| {
                 let mut y = vec![0.0; m * n];
-                let job =
-                    Job { weight: &weight, bias: None, y: Shares::new(&mut y), first_task: 0, grain: 1 };
+                let job = Job {
+                    weight: &weight,
+                    bias: None,
+                    y: Shares::new(&mut y),
+                    write: Write::Set,
+                    first_task: 0,
+                    grain: 1,
+                };
                 crate::simd::dispatch_to(kind, Panels { x: &x, job: &job, panels: 0..weight.panels() });
                 y
             };

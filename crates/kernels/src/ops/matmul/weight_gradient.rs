@@ -78,7 +78,7 @@ pub fn weight_gradient(
         });
         tasks += panels;
     }
-    if m == 0 {
+    if m == 0 || jobs.is_empty() {
         return;
     }
     pack_columns(pool, columns, x, [m, k], operand);
