@@ -3,7 +3,7 @@
 use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
-use crate::commands::{bench, chat, check, data, export, generate, inspect, tokenizer, train};
+use crate::commands::{bench, chat, check, data, export, generate, inspect, merge, tokenizer, train};
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -33,6 +33,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Write a model in another program's format: safetensors, GGUF, llm.c
     Export(export::ExportArgs),
+    /// Put adapters into a model's weights, and measure what that changes
+    Merge(Box<merge::MergeArgs>),
     /// Measure this machine, the kernels, or a model
     Bench(bench::BenchArgs),
 }
@@ -53,6 +55,7 @@ impl Command {
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Check(args) => check::run(args),
             Command::Export(args) => export::run(args),
+            Command::Merge(args) => merge::run(*args),
             Command::Bench(args) => bench::run(args),
         }
     }

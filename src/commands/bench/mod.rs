@@ -48,6 +48,8 @@ pub struct BenchArgs {
     /// Type of cached keys and values
     #[arg(long, default_value = "f16")]
     kv: crate::commands::flags::CacheArg,
+    #[command(flatten)]
+    adapters: crate::commands::flags::AdapterArgs,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -87,7 +89,9 @@ fn time(repeat: u32, mut run: impl FnMut() -> Result<f64>) -> Result<(f64, f64)>
 fn bench_model(args: &BenchArgs, threads: usize) -> Result<()> {
     let path = crate::model_arg::resolve(args.model.as_deref())?;
     let start = Instant::now();
-    let model = Model::load(Path::new(&path), &LoadOptions { precision: args.dtype.precision(), threads })?;
+    let mut model =
+        Model::load(Path::new(&path), &LoadOptions { precision: args.dtype.precision(), threads })?;
+    args.adapters.put_on(&mut model)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let vocab = model.config().vocab_size as u32;
     let (prompt, generate, depth, batch) =
