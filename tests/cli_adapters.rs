@@ -182,6 +182,7 @@ fn a_quantised_base_is_kept_or_decoded_as_asked() {
     assert_eq!(result["adapters"][0], beside);
     assert_eq!(continuation(&base, &[&beside]), continuation(&model, &[&adapter]));
     assert_ne!(continuation(&base, &[&beside]), continuation(&base, &[]));
+    assert!(failure(1, &["bench", &beside]).contains("this is an adapter, not a model"));
 
     let half = folder.join("half.gguf");
     let result = json(&["merge", &model, &half, "--adapter", &adapter, "--how", "f16", "--json"]);
