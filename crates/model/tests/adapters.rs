@@ -370,6 +370,25 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     );
 }
 
+/// Adapters of a base model without a head, and of the text model within a multimodal one.
+#[test]
+fn names_may_begin_as_other_published_ones_do() {
+    let model = load(&fixtures().join("gemma3-micro"));
+    let from = fixtures().join("gemma3-micro/lora/trained");
+    let plain = read(&from, &model).unwrap();
+    for prefix in ["", "language_model.model.", "model.language_model."] {
+        let folder = Folder::new();
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            fs::copy(from.join(name), folder.0.join(name)).unwrap();
+        }
+        edit_tensors(&folder.0, |name, _, _| {
+            let rest = name.strip_prefix("base_model.model.model.").unwrap();
+            Some(format!("base_model.model.{prefix}{rest}"))
+        });
+        assert_equal(&plain, &read(&folder.0, &model).unwrap(), prefix);
+    }
+}
+
 #[test]
 fn an_adapter_of_another_base_is_refused() {
     let model = load(&fixtures().join("llama-micro"));

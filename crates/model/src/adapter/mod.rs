@@ -1,7 +1,7 @@
 //! Adapters in files: PEFT's folders, and llama.cpp's GGUF adapters. What an adapter is, see [`crate::lora`].
 //!
 //! [`read`] finds out which of the two a path is, and gives an [`Adapter`] in canonical orientation for the base that it is
-//! asked for; [`write`] goes back. [`crate::Model::put_on`] makes it work. Which names stand for what, and what is equal
+//! asked for; [`write()`] goes back. [`crate::Model::put_on`] makes it work. Which names stand for what, and what is equal
 //! bit for bit, is in docs/adapters.md.
 
 mod config;

@@ -238,7 +238,8 @@ impl Reader<'_> {
         let ties = self.config.ties && self.base.config.head == Head::Tied;
         let both = ties && sources.iter().any(|source| is_end(source) && is_named(source));
         for source in &sources {
-            if !is_named(source) && !(both && is_end(source)) {
+            let is_saved = is_named(source) || both && is_end(source);
+            if !is_saved {
                 continue;
             }
             let Some(tensor) = left.get(source.name.as_str()) else {
