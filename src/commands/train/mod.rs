@@ -24,8 +24,9 @@ use wootz_model::weights::Weights;
 use wootz_model::{DecoderConfig, Model};
 use wootz_text::Tokenizer;
 use wootz_train::data::hellaswag;
+use wootz_train::fit::{End, Run};
 use wootz_train::optimizer::Optimizer;
-use wootz_train::pretrain::{DtypeName, End, Inputs, Run, Settings};
+use wootz_train::pretrain::{DtypeName, Inputs, Settings};
 use wootz_train::progress::{Progress, Style};
 use wootz_train::run::checkpoint::{Check, Store};
 use wootz_train::run::{Folder, IfTaken, dated_name};
@@ -120,7 +121,7 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
     };
     let tokenizer = corpus.tokenizer.clone();
     let inputs = inputs(settings.clone(), model, corpus)?;
-    let run = Run::begin(inputs, || match &args.name {
+    let run = inputs.begin(|| match &args.name {
         Some(name) => Folder::create(&args.runs, name, IfTaken::Refuse),
         None => {
             let short =
@@ -159,7 +160,7 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
     let corpus = read_data(&settings, &source, threads)?;
     check_memory(model.config(), &settings, threads, args.memory)?;
     let tokenizer = corpus.tokenizer.clone();
-    let run = Run::resume(inputs(settings.clone(), model, corpus)?, folder, &checkpoint)?;
+    let run = inputs(settings.clone(), model, corpus)?.resume(folder, &checkpoint)?;
     Ok(Ready { run, settings, tokenizer })
 }
 

@@ -8,7 +8,7 @@ use wootz_model::names::TensorId;
 use wootz_model::{Chunk, Model, Rows, Scratch};
 use wootz_text::{Special, Tokenizer};
 use wootz_train::data::encode::document_token;
-use wootz_train::pretrain::{StepReport, ValReport, Watch};
+use wootz_train::fit::{StepReport, ValReport, Watch};
 use wootz_train::progress::{Progress, Status};
 use wootz_train::run::checkpoint::Saved;
 
