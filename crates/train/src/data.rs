@@ -16,6 +16,7 @@ pub mod manifest;
 #[cfg(feature = "parquet")]
 mod parquet;
 pub mod prepare;
+pub mod samples;
 mod shuffle;
 mod source;
 mod token_bytes;
