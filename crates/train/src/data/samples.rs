@@ -9,7 +9,11 @@
 //! form that the model takes: no padding, and no token sees another sample's.
 
 mod batches;
+mod forms;
 mod read;
+#[cfg(feature = "parquet")]
+mod rows;
+mod tokenised;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub use batches::{BatchSize, Grouping, Order, OrderOptions, Position};
 pub use read::{ReadOptions, Report, TrainOn, Truncation};
 
-use super::{Batch, IGNORED};
+use super::{Batch, IGNORED, Permutation};
 use crate::error::{Result, fail};
 
 /// Tokens of many samples, and which of them are learnt.
@@ -127,6 +131,33 @@ impl Samples {
         let place = self.places.get(i)?;
         let file = self.files.get(place.file as usize).map_or(Path::new(""), PathBuf::as_path);
         Some((file, place.line))
+    }
+
+    /// The samples to train on, and those that are held out: this share of the lines that they are from, drawn by `seed`.
+    /// What is from one line stays together, for one sample may be the beginning of another.
+    ///
+    /// # Errors
+    /// A share that leaves nothing on one side.
+    pub fn hold_out(&self, share: f64, seed: u64) -> Result<(Vec<u32>, Vec<u32>)> {
+        /// As an epoch, which is never reached: an order of its own.
+        const DRAW: u64 = u64::MAX / 2;
+        let starts_line = |i: usize| i == 0 || self.places[i] != self.places[i - 1];
+        let lines = (0..self.len()).filter(|&i| starts_line(i)).count();
+        let held = if share > 0.0 { ((lines as f64 * share).round() as usize).max(1) } else { 0 };
+        if !(0.0..1.0).contains(&share) || held >= lines {
+            fail!(
+                "a share of {share} of {lines} samples is to be held out: expected from 0 to below 1, and at least one \
+                 sample to be left"
+            );
+        }
+        let drawn = Permutation::new(lines as u64, seed, DRAW);
+        let (mut train, mut val, mut line) = (Vec::new(), Vec::new(), 0);
+        for i in 0..self.len() {
+            line += u64::from(starts_line(i));
+            let side = if drawn.at(line - 1) < held as u64 { &mut val } else { &mut train };
+            side.push(i as u32);
+        }
+        Ok((train, val))
     }
 
     /// Puts some samples one behind the other into a batch, whose memory is used again.

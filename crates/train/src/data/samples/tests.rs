@@ -76,6 +76,28 @@ fn what_is_learnt_is_kept_and_the_rest_behind_it_is_not() {
 }
 
 #[test]
+fn what_is_from_one_line_is_held_out_together() {
+    let mut samples = Samples::default();
+    for i in 0..300u64 {
+        samples.push(&[1, 2], &[false, true], 0, i / 3);
+    }
+    let (train, val) = samples.hold_out(0.1, 3).unwrap();
+    assert_eq!((train.len(), val.len()), (270, 30));
+    let mut both = [train.clone(), val.clone()].concat();
+    both.sort_unstable();
+    assert_eq!(both, all(&samples));
+    assert!(val.chunks(3).all(|line| line[0] % 3 == 0 && line[2] == line[0] + 2), "{val:?}");
+    assert_ne!(samples.hold_out(0.1, 4).unwrap().1, val);
+    assert_eq!(samples.hold_out(0.1, 3).unwrap().1, val);
+    assert_eq!(samples.hold_out(0.001, 3).unwrap().1.len(), 3, "at least one line");
+    assert_eq!(samples.hold_out(0.0, 3).unwrap(), (all(&samples), vec![]));
+    for bad in [1.0, -0.1, f64::NAN, 0.999] {
+        assert!(samples.hold_out(bad, 3).is_err(), "{bad}");
+    }
+    assert!(Samples::default().hold_out(0.5, 0).is_err());
+}
+
+#[test]
 fn a_token_that_the_model_does_not_know_is_named() {
     let mut samples = samples(&[3, 3, 3]);
     samples.files = vec!["a.jsonl".into()];
