@@ -11,11 +11,14 @@ pub mod documents;
 pub mod encode;
 pub mod hellaswag;
 pub mod inputs;
+mod lines;
 mod loader;
 pub mod manifest;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod pipeline;
 pub mod prepare;
+pub mod samples;
 mod shuffle;
 mod source;
 mod token_bytes;
