@@ -2,17 +2,16 @@
 
 mod corpus;
 mod settings;
-mod watch;
 
+use super::watch::{Samples, Screen};
 use crate::interrupt::Listener;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use corpus::{Corpus, Wanted};
 use serde_json::json;
 use settings::SettingsArgs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use watch::{Samples, Screen};
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{Pool, Precision, pool};
 use wootz_model::flops::{TokenFlops, parameters};
@@ -24,9 +23,9 @@ use wootz_model::weights::Weights;
 use wootz_model::{DecoderConfig, Model};
 use wootz_text::Tokenizer;
 use wootz_train::data::hellaswag;
-use wootz_train::fit::{End, Run};
+use wootz_train::fit::{DtypeName, End, Run};
 use wootz_train::optimizer::Optimizer;
-use wootz_train::pretrain::{DtypeName, Inputs, Settings};
+use wootz_train::pretrain::{Inputs, Settings};
 use wootz_train::progress::{Progress, Style};
 use wootz_train::run::checkpoint::{Check, Store};
 use wootz_train::run::{Folder, IfTaken, dated_name};
@@ -113,7 +112,7 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
         Source::File { path, .. } => load_model(&path, threads)?,
         Source::Preset(_) => {
             let pool = Pool::new(threads);
-            let init = Init { seed: settings.seed, std: settings.init_std };
+            let init = Init { seed: settings.learning.seed, std: settings.init_std };
             let weights =
                 Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
             Model::from_weights(architecture, config, weights, pool)
@@ -146,7 +145,7 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
             path.display()
         )
     };
-    if checkpoint.step() >= settings.steps {
+    if checkpoint.step() >= settings.learning.steps {
         bail!(
             "{}: all {} steps are done; give --steps with a larger number to go on",
             path.display(),
@@ -304,11 +303,16 @@ fn check_memory(
     threads: usize,
     limit: Option<usize>,
 ) -> Result<()> {
-    let dtype = settings.format().dtype();
-    let shape =
-        Shape { batch: settings.batch, seq: settings.seq, dtype, recompute: settings.recompute(), threads };
+    let dtype = settings.learning.format().dtype();
+    let shape = Shape {
+        batch: settings.batch,
+        seq: settings.seq,
+        dtype,
+        recompute: settings.learning.recompute(),
+        threads,
+    };
     let plan = Plan::new(config, &shape);
-    let [moments, masters] = Optimizer::bytes(settings.optimizer_options().rule, config, dtype);
+    let [moments, masters] = Optimizer::bytes(settings.learning.options().rule, config, dtype);
     let total = plan.total() + moments + masters;
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let rows = [
@@ -351,7 +355,7 @@ fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
     let Ready { run, settings, tokenizer } = ready;
     let config = run.model().config();
     let peaks = Peaks::measure(run.model().pool());
-    let peak = match settings.dtype {
+    let peak = match settings.learning.dtype {
         DtypeName::F32 | DtypeName::F16 => peaks.f32_flops,
         DtypeName::Bf16 => peaks.bf16_flops,
     };
@@ -360,15 +364,15 @@ fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
         run.folder().path().display(),
         (parameters(config) as f64 / 1e5).round() / 10.0,
         settings.tokens_per_step(),
-        settings.steps
+        settings.learning.steps
     );
     let style = if args.plain { Style::Lines(Default::default()) } else { Style::Auto };
     Screen {
-        progress: Progress::new(settings.steps, run.step(), style),
+        progress: Progress::new(settings.learning.steps, run.step(), style),
         listener: Listener::new(),
         tokenizer: tokenizer.clone(),
-        seed: settings.seed,
-        steps: settings.steps,
+        seed: settings.learning.seed,
+        steps: settings.learning.steps,
         flops: TokenFlops::new(config, settings.seq).training(),
         peak: (peak > 0.0).then_some(peak),
         samples: if args.json { Samples::LeftOut } else { Samples::Shown },
@@ -393,9 +397,4 @@ fn advise(run: &Run, end: End, begun: Instant) {
             println!("  wootz train --model story --steps 20000           a larger model, for longer");
         }
     }
-}
-
-/// The text of a file; an error names it.
-fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -8,8 +8,10 @@
 //! A run that is interrupted and resumed gives the bits of one that was not: a checkpoint holds the weights in f32, the
 //! moments, the place in the data and everything else that a step depends on.
 
+pub mod settings;
 mod state;
 
+pub use settings::{DtypeName, Learning, Meanwhile, OptimizerName, RecomputeName};
 pub use state::State;
 
 use crate::data::hellaswag::Question;

@@ -29,7 +29,7 @@ impl Corpus {
             batches: Vec::new(),
             accumulate: settings.accumulate,
             overfit: settings.overfit,
-            val_batches: settings.val_batches,
+            val_batches: settings.meanwhile.val_batches,
         }
     }
 }

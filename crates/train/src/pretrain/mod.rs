@@ -3,13 +3,12 @@
 mod feed;
 mod settings;
 
-pub use settings::{DtypeName, OptimizerName, RecomputeName, Settings, Sizes};
+pub use settings::{Settings, Sizes};
 
 use crate::data::hellaswag::Question;
 use crate::data::{Loader, LoaderOptions, Source, Tail, Validation};
 use crate::error::{Context, Result};
 use crate::fit::{Parts, Plan, Run, State};
-use crate::outlier::Limits;
 use crate::run::Folder;
 use crate::run::checkpoint::Checkpoint;
 use crate::trainer::{Trained, Trainer};
@@ -70,7 +69,7 @@ impl Inputs {
             batch: settings.batch,
             seq: settings.seq,
             order: settings.order,
-            seed: settings.seed,
+            seed: settings.learning.seed,
             rank: 0,
             world: 1,
             vocab_size: self.model.config().vocab_size,
@@ -82,19 +81,13 @@ impl Inputs {
         let (batch, seq, vocab) = (settings.batch, settings.seq, model.config().vocab_size);
         let validation =
             val_data.map(|data| Validation::new(data, batch, seq, vocab, Tail::Pad)).transpose()?;
-        let clip = (settings.clip > 0.0).then_some(settings.clip);
-        let trainer = Trainer::new(
-            model,
-            settings.optimizer_options(),
-            settings.format(),
-            settings.recompute(),
-            clip,
-            Trained::All,
-        );
+        let learning = &settings.learning;
+        let (options, format, recompute) = (learning.options(), learning.format(), learning.recompute());
+        let trainer = Trainer::new(model, options, format, recompute, learning.clip(), Trained::All);
         // One that can only decode (llm.c's) has no file of its own.
         let own = tokenizer.clone().filter(|tokenizer| tokenizer.to_folder().is_ok());
         Ok(Parts {
-            plan: plan(&settings)?,
+            plan: Plan::new(&settings.learning, &settings.meanwhile)?,
             trainer,
             feed: Box::new(Corpus::new(loader, validation, &settings)),
             tokenizer,
@@ -102,20 +95,6 @@ impl Inputs {
             save: Box::new(move |folder, name, trainer| save_model(folder, name, trainer, own.as_deref())),
         })
     }
-}
-
-fn plan(settings: &Settings) -> Result<Plan> {
-    Ok(Plan {
-        steps: settings.steps,
-        schedule: settings.lr_schedule()?,
-        limits: Limits::from_flags(settings.skip_loss_z, settings.skip_grad_z)?,
-        seed: settings.seed,
-        val_every: settings.val_every,
-        sample_every: settings.sample_every,
-        save_every: settings.save_every,
-        keep: settings.keep,
-        max_bad_steps: settings.max_bad_steps,
-    })
 }
 
 /// A checkpoint holds the whole model, in f32, as a folder that any program reads.
