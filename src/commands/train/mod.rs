@@ -304,13 +304,8 @@ fn check_memory(
     limit: Option<usize>,
 ) -> Result<()> {
     let dtype = settings.learning.format().dtype();
-    let shape = Shape {
-        batch: settings.batch,
-        seq: settings.seq,
-        dtype,
-        recompute: settings.learning.recompute(),
-        threads,
-    };
+    let recompute = settings.learning.recompute();
+    let shape = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
     let plan = Plan::new(config, &shape);
     let [moments, masters] = Optimizer::bytes(settings.learning.options().rule, config, dtype);
     let total = plan.total() + moments + masters;
