@@ -7,12 +7,12 @@
 
 use crate::arch::Architecture;
 use crate::block::{Activations, Block, Mode, Network, Workspace};
-use crate::config::{DecoderConfig, Positions, Rope};
+use crate::config::{DecoderConfig, Head, Positions, Rope};
 use crate::error::{Result, fail};
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use crate::load::LoadOptions;
 use crate::lora::Adapter;
-use crate::names::TensorId;
+use crate::names::{Place, TensorId};
 use crate::rope::frequencies;
 use crate::weights::{Parameter, Weights};
 use std::path::Path;
@@ -211,6 +211,28 @@ impl Model {
     /// The adapters, to be put on, taken off or changed. Each has parts of this model's shapes.
     pub fn adapters_mut(&mut self) -> &mut Vec<Adapter> {
         &mut self.adapters
+    }
+
+    /// Puts an adapter on: its changes add up to those of the others, and what it has saved takes the place of the model's
+    /// own parameters, for good. No other parameter changes.
+    ///
+    /// # Errors
+    /// A part that this model has not, or of another shape; a strength for what can only be replaced. Nothing has changed
+    /// then.
+    pub fn put_on(&mut self, mut adapter: Adapter) -> Result<()> {
+        crate::adapter::check(&self.config, &adapter)?;
+        let saved = std::mem::take(&mut adapter.saved);
+        let is_parted = saved.iter().any(|(id, _)| matches!(id.place, Place::Embed | Place::Head));
+        if is_parted && self.config.head == Head::Tied {
+            // PEFT trains a copy of the one, and the other stays what it was.
+            self.weights.head = Some(self.weights.embed.clone());
+            self.config.head = Head::Untied;
+        }
+        for (id, values) in &saved {
+            self.weights.replace(&self.pool, *id, values);
+        }
+        self.adapters.push(adapter);
+        Ok(())
     }
 
     /// Every parameter: the weights', and behind them those of the first adapter, which is the one that is trained.

@@ -7,12 +7,14 @@
 //! - `block`: one block, forward and backward; [`decoder`]: the forward pass of all; [`training`]: forward, loss and
 //!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
 //! - [`load`]: from a path to a model and its tokenizer; [`save`]: from a model to a file
+//! - [`lora`]: adapters; [`adapter`]: adapters in files
 //! - [`presets`]: models by name; [`init`]: their first parameters; [`flops`]: what they cost
 //! - [`reference`](mod@reference): the same decoder in f64 and plain loops, to be read, and compared with; [`differences`]:
 //!   gradients checked by it
 
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod arch;
 mod block;
 pub mod config;

@@ -38,6 +38,9 @@ pub struct Adapter {
     pub strength: f32,
     /// Share of a projection's inputs that is left out at random in training.
     pub dropout: f32,
+    /// Values that take the place of the model's own when the adapter is put on ([`crate::Model::put_on`]): row-major, in
+    /// the canonical shape.
+    pub saved: Vec<(TensorId, Vec<f32>)>,
 }
 
 /// The change of one projection.
@@ -134,7 +137,7 @@ impl Adapter {
         if let Some(target) = missing {
             fail!("this model has no projection `{}` to adapt", target.name())
         }
-        Ok(Adapter { parts, strength: 1.0, dropout })
+        Ok(Adapter { parts, strength: 1.0, dropout, saved: Vec::new() })
     }
 
     /// Bytes in memory.

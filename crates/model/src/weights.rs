@@ -178,6 +178,19 @@ impl Weights {
         all
     }
 
+    /// Puts other values in the place of a parameter's: row-major in its canonical shape, in f32. Panics where there are
+    /// more or fewer.
+    pub(crate) fn replace(&mut self, pool: &Pool, id: TensorId, values: &[f32]) {
+        for (_, parameter) in self.parameters_mut().into_iter().filter(|(other, _)| *other == id) {
+            match parameter {
+                Parameter::Matrix(matrix) => {
+                    *matrix = Matrix::from_f32(pool, [matrix.rows(), matrix.cols()], values);
+                }
+                Parameter::Vector(vector) => vector.copy_from_slice(values),
+            }
+        }
+    }
+
     /// A parameter's values in f32, row-major in its canonical shape, in place of what `out` held.
     ///
     /// # Errors

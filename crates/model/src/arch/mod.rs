@@ -77,7 +77,7 @@ pub struct Architecture {
     /// Where a canonical tensor is in a file; `None` when the architecture does not come in that format.
     stored: fn(&DecoderConfig, Format, TensorId, &[usize]) -> Option<Stored>,
     /// What the names in safetensors begin with; transformers' own form first, then others that are published.
-    hf_prefixes: &'static [&'static str],
+    pub(crate) hf_prefixes: &'static [&'static str],
     /// Tensors of a file that are there and not needed.
     ignored: fn(&str) -> bool,
 }

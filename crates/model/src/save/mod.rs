@@ -17,6 +17,7 @@ use std::fmt;
 use std::path::Path;
 
 pub use checkpoint::CheckpointTensors;
+pub(crate) use stored::{NormShift, encode};
 use wootz_kernels::DType;
 use wootz_text::Tokenizer;
 
@@ -81,7 +82,7 @@ pub enum Existing {
 }
 
 impl Existing {
-    fn check(self, path: &Path) -> Result<()> {
+    pub(crate) fn check(self, path: &Path) -> Result<()> {
         if path.is_dir() {
             fail!("{} is a folder, expected the name of a file", path.display());
         }

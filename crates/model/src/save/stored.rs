@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 16;
 
 /// What changes in the values of norms between a configuration and a file: `w` here is `1 + w` there, or the reverse.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct NormShift(f32);
+pub(crate) struct NormShift(f32);
 
 impl NormShift {
     pub fn new(config: Norm, file: Norm) -> Self {
@@ -28,7 +28,7 @@ impl NormShift {
         })
     }
 
-    fn apply(self, id: TensorId, values: &mut [f32]) {
+    pub fn apply(self, id: TensorId, values: &mut [f32]) {
         if self.0 != 0.0 && is_norm(id) {
             values.iter_mut().for_each(|value| *value += self.0);
         }
@@ -151,7 +151,7 @@ fn scatter(source: &Source, canonical: &[f32], start: usize, slice: &mut [f32]) 
 }
 
 /// Rounds values to `dtype`, which has no blocks, and writes them.
-pub(super) fn encode(dtype: DType, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn encode(dtype: DType, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
     let mut bytes = vec![0; CHUNK.min(values.len()) * dtype.block_bytes()];
     for values in values.chunks(CHUNK) {
         /// The least magnitude that rounds to infinity.

@@ -1,0 +1,101 @@
+//! Adapters in files: PEFT's folders, and llama.cpp's GGUF adapters. What an adapter is, see [`crate::lora`].
+//!
+//! [`read`] finds out which of the two a path is, and gives an [`Adapter`] in canonical orientation for the base that it is
+//! asked for; [`write`] goes back. [`crate::Model::put_on`] makes it work. Which names stand for what, and what is equal
+//! bit for bit, is in docs/adapters.md.
+
+mod config;
+mod modules;
+mod peft;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use wootz_kernels::{DType, Pool};
+
+use crate::arch::Architecture;
+use crate::config::{DecoderConfig, Head};
+use crate::error::{Context, Result, fail};
+use crate::lora::Adapter;
+use crate::names::{TensorId, canonical};
+use crate::save::Existing;
+
+/// What an adapter belongs to.
+#[derive(Clone, Copy)]
+pub struct Base<'a> {
+    /// The architecture: it has the names.
+    pub architecture: &'static Architecture,
+    /// The configuration: it has the shapes.
+    pub config: &'a DecoderConfig,
+}
+
+/// How to write an adapter.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions<'a> {
+    /// F32, BF16 or F16. What is in memory is F32.
+    pub dtype: DType,
+    /// What the base is called: an id of the hub or a path, for other programs to find it.
+    pub base: Option<&'a str>,
+    /// What to do about files that are there already.
+    pub existing: Existing,
+}
+
+/// Reads the adapter at `path`, for this base.
+///
+/// # Errors
+/// There is none, or it is damaged; it is of another base, or of a kind that is not supported. The message names file,
+/// tensor or key, what was expected and what was found.
+pub fn read(path: &Path, base: &Base, pool: &Pool) -> Result<Adapter> {
+    let whose = || format!("cannot read the adapter {}", path.display());
+    if peft::is_folder(path) {
+        return peft::read(path, base, pool).context(whose);
+    }
+    if path.is_dir() {
+        fail!("{}: there is no adapter in this folder; expected adapter_config.json", path.display())
+    }
+    fail!("no adapter at {}: there is no such file or folder", path.display())
+}
+
+/// Fails where an adapter has something that a model of this configuration has not.
+pub(crate) fn check(config: &DecoderConfig, adapter: &Adapter) -> Result<()> {
+    // The head is a place that can be replaced, even where it is the embedding.
+    let config = DecoderConfig { head: Head::Untied, ..config.clone() };
+    let shapes: HashMap<TensorId, Vec<usize>> = canonical(&config).into_iter().collect();
+    for (place, lora) in &adapter.parts {
+        let id = TensorId::weight(*place);
+        let found = [lora.b.rows(), lora.a.cols()];
+        match shapes.get(&id) {
+            Some(shape) if *shape == found && lora.a.rows() == lora.b.cols() => {}
+            Some(shape) => fail!(
+                "`{id}`: expected a change of {shape:?}, found {found:?}; is the adapter another base's?"
+            ),
+            None => fail!("`{id}`: the adapter changes it, and this model has none"),
+        }
+    }
+    for (id, values) in &adapter.saved {
+        match shapes.get(id) {
+            Some(shape) if shape.iter().product::<usize>() == values.len() => {}
+            Some(shape) => fail!("`{id}`: expected {shape:?}, found {} values in the adapter", values.len()),
+            None => fail!("`{id}`: the adapter replaces it, and this model has none"),
+        }
+    }
+    if let Some((id, _)) = adapter.saved.first()
+        && adapter.strength != 1.0
+    {
+        fail!(
+            "the adapter replaces `{id}` (modules_to_save), for which a strength of {} means nothing; use it at strength 1",
+            adapter.strength
+        )
+    }
+    Ok(())
+}
+
+/// Writes an adapter of this base: a folder, as PEFT has it.
+///
+/// # Errors
+/// An adapter that the format has no words for; a file that is there already and not to be replaced; the disk. A file
+/// is complete or not there.
+pub fn write(path: &Path, base: &Base, adapter: &Adapter, options: &WriteOptions) -> Result<()> {
+    peft::write(path, base, adapter, options)
+        .context(|| format!("cannot save the adapter to {}", path.display()))
+}

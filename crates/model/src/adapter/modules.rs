@@ -1,0 +1,246 @@
+//! The matrices of a file that an adapter may change ("modules"), and the projections that are in each.
+//!
+//! A file's adapter has one pair `a`, `b` for each of the base's matrices, and the base may have q, k and v in one
+//! (GPT-2), or rows in another order (a Llama in GGUF). Here a projection has its own pair, and its rows are the
+//! projection's outputs. [`Module::split`] goes from the file to here, [`Module::join`] back.
+//!
+//! ```text
+//!   q, k, v read from one:  the same a for all three, and each its rows of b
+//!   q, k, v of their own a: a = [aq; ak; av]   b = [bq  0  0]   rank rq + rk + rv
+//!                                                  [ 0 bk  0]
+//!                                                  [ 0  0 bv]
+//! ```
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use wootz_formats::Format;
+use wootz_kernels::{Matrix, Pool};
+
+use crate::arch::Architecture;
+use crate::config::DecoderConfig;
+use crate::error::{Result, fail};
+use crate::lora::{Adapter, Lora, Scaling};
+use crate::names::{Kind, Place, Source};
+
+/// A matrix of the base's file.
+pub(super) struct Module {
+    /// Its name there, without `.weight`.
+    pub name: String,
+    /// Columns (k).
+    pub inputs: usize,
+    /// Rows (n), of all projections that are in it.
+    pub outputs: usize,
+    /// The projections that are in it.
+    parts: Vec<Source>,
+    /// Whether the file holds `[inputs, outputs]`.
+    pub transposed: bool,
+}
+
+/// The change of a module.
+pub(super) struct Change<'a> {
+    /// `[rank, inputs]`, row-major.
+    pub a: Cow<'a, [f32]>,
+    /// `[outputs, rank]`, row-major.
+    pub b: Cow<'a, [f32]>,
+    /// Rank (r).
+    pub rank: usize,
+    /// What the scale is made of.
+    pub alpha: f32,
+    /// How.
+    pub scaling: Scaling,
+    /// The ranks of the projections where their pairs stand in blocks, as drawn above.
+    pub blocks: Option<Vec<usize>>,
+}
+
+/// The modules of a model of this configuration in files of this format, in the order of the forward pass.
+pub(super) fn modules(
+    architecture: &Architecture,
+    config: &DecoderConfig,
+    format: Format,
+) -> Result<Vec<Module>> {
+    let mut all: Vec<Module> = Vec::new();
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for source in architecture.tensors(config, format)? {
+        let is_projection = matches!(source.to.place, Place::Layer(_, part) if part.is_projection());
+        if !is_projection || source.to.kind != Kind::Weight {
+            continue;
+        }
+        let &[rows, cols] = &source.stored[..] else {
+            fail!("tensor `{}`: expected a matrix, found {:?}", source.name, source.stored)
+        };
+        let transposed = source.transform.transpose;
+        let [outputs, inputs] = if transposed { [cols, rows] } else { [rows, cols] };
+        let name = source.name.strip_suffix(".weight").unwrap_or(&source.name).to_owned();
+        let at = *index.entry(name.clone()).or_insert(all.len());
+        if at == all.len() {
+            all.push(Module { name, inputs, outputs, parts: Vec::new(), transposed });
+        }
+        all[at].parts.push(source);
+    }
+    Ok(all)
+}
+
+impl Module {
+    /// The layer that it is in.
+    pub fn layer(&self) -> Option<usize> {
+        match self.parts.first()?.to.place {
+            Place::Layer(layer, _) => Some(layer),
+            Place::Embed | Place::PosEmbed | Place::FinalNorm | Place::Head => None,
+        }
+    }
+
+    /// The change of each projection in it.
+    pub fn split(&self, pool: &Pool, change: &Change) -> Vec<(Place, Lora)> {
+        let blocks = change.blocks.as_deref().filter(|ranks| self.are_blocks(change, ranks));
+        let mut first = 0;
+        let mut all = Vec::new();
+        for (index, source) in self.parts.iter().enumerate() {
+            let (columns, alpha) = match blocks {
+                None => (0..change.rank, change.alpha),
+                Some(ranks) => {
+                    let columns = first..first + ranks[index];
+                    first = columns.end;
+                    (columns.clone(), alpha_of_rank(change, columns.len()))
+                }
+            };
+            let rank = columns.len();
+            if rank == 0 {
+                continue;
+            }
+            let a = &change.a[columns.start * self.inputs..columns.end * self.inputs];
+            let mut b = Vec::with_capacity(source.rows() * rank);
+            for row in 0..source.rows() {
+                let at = source.stored_row(row) * change.rank;
+                b.extend_from_slice(&change.b[at + columns.start..at + columns.end]);
+            }
+            let lora = Lora {
+                a: Matrix::from_f32(pool, [rank, self.inputs], a),
+                b: Matrix::from_f32(pool, [source.rows(), rank], &b),
+                alpha,
+                scaling: change.scaling,
+            };
+            all.push((source.to.place, lora));
+        }
+        all
+    }
+
+    /// Whether b is zero outside the blocks of these ranks: another program may have trained on.
+    fn are_blocks(&self, change: &Change, ranks: &[usize]) -> bool {
+        if ranks.len() != self.parts.len()
+            || ranks.iter().try_fold(0usize, |sum, &r| sum.checked_add(r)) != Some(change.rank)
+        {
+            return false;
+        }
+        let mut first = 0;
+        self.parts.iter().zip(ranks).all(|(source, &rank)| {
+            let own = first..first + rank;
+            first = own.end;
+            (0..source.rows()).all(|row| {
+                let b = &change.b[source.stored_row(row) * change.rank..][..change.rank];
+                b.iter().enumerate().all(|(column, &value)| own.contains(&column) || value == 0.0)
+            })
+        })
+    }
+
+    /// The change of the whole module; `None` where the adapter changes none of its projections.
+    pub fn join(&self, adapter: &Adapter) -> Option<Change<'static>> {
+        let parts: Vec<Option<&Lora>> =
+            self.parts.iter().map(|source| adapter.parts.get(&source.to.place)).collect();
+        let first = *parts.iter().flatten().next()?;
+        let a = values(&first.a);
+        let is_shared = parts.iter().all(|lora| {
+            lora.is_some_and(|lora| {
+                lora.alpha == first.alpha
+                    && lora.scaling == first.scaling
+                    && (std::ptr::eq(lora, first) || same_bits(&values(&lora.a), &a))
+            })
+        });
+        if is_shared {
+            let rank = first.rank();
+            let mut b = vec![0.0; self.outputs * rank];
+            for (source, lora) in self.parts.iter().zip(&parts) {
+                let Some(lora) = lora else { continue };
+                place(&mut b, rank, source, 0, &values(&lora.b), lora.rank(), 1.0);
+            }
+            let (alpha, scaling) = (first.alpha, first.scaling);
+            return Some(Change { a: a.into(), b: b.into(), rank, alpha, scaling, blocks: None });
+        }
+
+        let ranks: Vec<usize> = parts.iter().map(|lora| lora.map_or(0, Lora::rank)).collect();
+        let rank = ranks.iter().sum();
+        let mut change = Change {
+            a: Vec::with_capacity(rank * self.inputs).into(),
+            b: vec![0.0; self.outputs * rank].into(),
+            rank,
+            alpha: 0.0,
+            scaling: first.scaling,
+            blocks: None,
+        };
+        let scale = exact_scale(first);
+        change.alpha = match first.scaling {
+            Scaling::Rank => scale * rank as f64,
+            Scaling::RootOfRank => scale * (rank as f64).sqrt(),
+        } as f32;
+        let mut column = 0;
+        for (source, lora) in self.parts.iter().zip(&parts) {
+            let Some(lora) = lora else { continue };
+            change.a.to_mut().extend(values(&lora.a));
+            let factor = (exact_scale(lora) / scale) as f32;
+            place(change.b.to_mut(), rank, source, column, &values(&lora.b), lora.rank(), factor);
+            column += lora.rank();
+        }
+        change.blocks = Some(ranks);
+        Some(change)
+    }
+}
+
+/// The α with which a block of this rank has the scale of the whole.
+fn alpha_of_rank(change: &Change, rank: usize) -> f32 {
+    let share = rank as f64 / change.rank as f64;
+    let alpha = f64::from(change.alpha);
+    match change.scaling {
+        Scaling::Rank => (alpha * share) as f32,
+        Scaling::RootOfRank => (alpha * share.sqrt()) as f32,
+    }
+}
+
+/// The scale before it is rounded.
+pub(super) fn exact_scale(lora: &Lora) -> f64 {
+    let rank = lora.rank() as f64;
+    match lora.scaling {
+        Scaling::Rank => f64::from(lora.alpha) / rank,
+        Scaling::RootOfRank => f64::from(lora.alpha) / rank.sqrt(),
+    }
+}
+
+/// Puts the rows of one projection's b, times a factor, where the module has them, from column `column` on.
+fn place(
+    b: &mut [f32],
+    width: usize,
+    source: &Source,
+    column: usize,
+    values: &[f32],
+    rank: usize,
+    factor: f32,
+) {
+    for (row, values) in values.chunks_exact(rank).enumerate() {
+        let at = source.stored_row(row) * width + column;
+        for (b, value) in b[at..at + rank].iter_mut().zip(values) {
+            *b = value * factor;
+        }
+    }
+}
+
+/// A matrix row by row.
+pub(super) fn values(matrix: &Matrix) -> Vec<f32> {
+    let mut out = vec![0.0; matrix.rows() * matrix.cols()];
+    for (row, out) in out.chunks_exact_mut(matrix.cols().max(1)).enumerate() {
+        matrix.decode_row(row, out);
+    }
+    out
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
