@@ -200,7 +200,12 @@ impl Sizes {
             [&[Part::Q, Part::K, Part::V], &[Part::O], &[Part::Gate, Part::Up], &[Part::Down]];
         let low = groups.map(rank).into_iter().max().unwrap_or(0);
         let dropped = if adapter.dropout > 0.0 { 2 * input } else { 0 };
-        self.passes(config, shape) + rounded + 4 * rows * (input.next_multiple_of(12) + 2 * low + dropped)
+        // The stream of rows that have a target, where some have none, and its gradient.
+        let targets = 2 * stream;
+        self.passes(config, shape)
+            + 4 * targets
+            + rounded
+            + 4 * rows * (input.next_multiple_of(12) + 2 * low + dropped)
     }
 
     /// What forward and backward work in, but for rounded inputs and columns.

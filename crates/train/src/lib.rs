@@ -22,6 +22,7 @@ pub mod pretrain;
 pub mod progress;
 pub mod run;
 pub mod schedule;
+pub mod sft;
 pub mod stories;
 pub mod trainer;
 

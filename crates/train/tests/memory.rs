@@ -132,7 +132,7 @@ fn the_plan_of_an_adapter_is_what_is_taken() {
         let mut trainer = Trainer::new(model, options, Format::F32, recompute, Some(1.0), trained);
         let mut step = || {
             let tokens: Vec<u32> = (0..512).map(|i| i * 7 % 1000).collect();
-            let targets: Vec<i32> = (0..512).map(|i| i * 11 % 1000).collect();
+            let targets: Vec<i32> = (0..512).map(|i| if i % 8 == 0 { -1 } else { i * 11 % 1000 }).collect();
             let batch = Batch { tokens: &tokens, targets: &targets, lengths: &lengths };
             trainer.set_draw(Some(3));
             assert_eq!(trainer.step(&[batch], 1e-3).unwrap().refused, None);

@@ -3,7 +3,8 @@
 mod corpus;
 mod settings;
 
-use super::watch::{Samples, Screen};
+use super::memory;
+use super::watch::{Samples, Screen, beginning};
 use crate::interrupt::Listener;
 use anyhow::{Result, bail};
 use corpus::{Corpus, Wanted};
@@ -308,8 +309,6 @@ fn check_memory(
     let shape = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
     let plan = Plan::new(config, &shape);
     let [moments, masters] = Optimizer::bytes(settings.learning.options().rule, config, dtype);
-    let total = plan.total() + moments + masters;
-    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let rows = [
         ("weights", plan.weights),
         ("weights in f32", masters),
@@ -319,31 +318,9 @@ fn check_memory(
         ("logits", plan.logits),
         ("workspace", plan.workspace),
     ];
-    let list: Vec<String> = (rows.iter().filter(|(_, bytes)| *bytes > 0))
-        .map(|(name, bytes)| format!("{name} {:.1}", mib(*bytes)))
-        .collect();
-    eprintln!("memory: {:.1} MiB ({})", mib(total), list.join(", "));
-    let available = limit.map(|limit| limit << 20).or_else(free_memory);
-    if let Some(available) = available
-        && total > available
-    {
-        bail!(
-            "{:.0} MiB are needed and {:.0} MiB {}; try a smaller --batch with --accumulate, a shorter --seq, \
-             --recompute block, or a smaller model",
-            mib(total),
-            mib(available),
-            if limit.is_some() { "allowed" } else { "free" }
-        );
-    }
-    Ok(())
-}
-
-/// Memory that can be taken without swapping, in bytes, where the system says.
-fn free_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib << 10)
+    let advice =
+        "a smaller --batch with --accumulate, a shorter --seq, --recompute block, or a smaller model";
+    memory::check(&rows, 0, limit, advice)
 }
 
 fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
@@ -370,6 +347,7 @@ fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
         steps: settings.learning.steps,
         flops: TokenFlops::new(config, settings.seq).training(),
         peak: (peak > 0.0).then_some(peak),
+        prompt: tokenizer.as_deref().map(beginning).unwrap_or_default(),
         samples: if args.json { Samples::LeftOut } else { Samples::Shown },
         last_val: None,
         last_step: None,

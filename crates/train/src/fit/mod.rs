@@ -104,8 +104,8 @@ pub trait Watch {
     fn saved(&mut self, saved: &Saved);
     /// Something is worth a line.
     fn warn(&mut self, text: &str);
-    /// The tensors that got a gradient in the first step, and those that did not.
-    fn received(&mut self, count: usize, without: &[TensorId]);
+    /// The tensors that got a gradient in a step, and those that did not: in the first, and if not all did, in the second.
+    fn received(&mut self, step: u64, count: usize, without: &[TensorId]);
     /// It is time for a sample of what the model writes, after so many steps.
     fn sample(&mut self, model: &Model, step: u64);
     /// Whether the run should end after this step.
@@ -164,6 +164,8 @@ pub struct Run {
     metrics: Metrics,
     events: Events,
     state: State,
+    /// Some tensors had no gradient in the first step.
+    unreceived: bool,
 }
 
 impl Run {
@@ -217,6 +219,7 @@ impl Run {
             metrics,
             events,
             state,
+            unreceived: false,
         }
     }
 
@@ -279,9 +282,11 @@ impl Run {
         let tokens = batches.iter().map(|batch| batch.tokens.len() as u64).sum::<u64>();
         let measured = self.trainer.measure(&batches).context(|| "a batch that the model cannot take")?;
         let lr = self.plan.schedule.lr(self.state.step);
-        if self.state.step == 0 {
+        // An adapter's a has no gradient as long as its b is 0, which it is in the first step alone.
+        if self.state.step == 0 || self.state.step == 1 && self.unreceived {
             let (count, without) = self.trainer.received();
-            watch.received(count, &without);
+            self.unreceived = !without.is_empty();
+            watch.received(self.state.step + 1, count, &without);
         }
         let judged = self.state.guard.judge(measured.loss, measured.grad_norm, &self.plan.limits);
         let step = self.state.step + 1;
