@@ -59,8 +59,12 @@ pub(crate) enum Prompt {
 /// The texts in which the assistant's messages of these numbers (ascending, at least one) are to be learnt. Each is in
 /// exactly one of them; what comes after the last is left out.
 pub(crate) fn said(renderer: &Renderer, messages: &[Value], turns: &[usize]) -> Result<Vec<Said>, Error> {
-    let Some(messages) = turns.last().and_then(|&last| messages.get(..=last)) else {
-        return Err(wrong("there is no message of the assistant".to_owned()));
+    let ascend = turns.is_sorted_by(|a, b| a < b);
+    let Some(messages) = turns.last().and_then(|&last| messages.get(..=last)).filter(|_| ascend) else {
+        let n = messages.len();
+        return Err(wrong(format!(
+            "the turns {turns:?} of {n} messages are to be learnt: expected ascending ones"
+        )));
     };
     if let Some(marked) = renderer.marked {
         let said = from_marks(&marked(messages)?, messages, turns)?;
@@ -211,6 +215,7 @@ mod tests {
         assert_eq!(texts, [one("[u:u1][a:a1]", &["a1]"])]);
         assert!(said_by(PLAIN, &talk(), &[]).is_err());
         assert!(said_by(PLAIN, &talk(), &[9]).is_err());
+        assert!(said_by(PLAIN, &talk(), &[3, 1]).is_err());
     }
 
     #[test]

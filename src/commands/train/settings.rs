@@ -1,5 +1,6 @@
 //! The flags of `wootz train`, the file that may hold them, and what they are when nobody says.
 
+use crate::commands::flags::parse_name;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -135,15 +136,6 @@ pub struct SettingsArgs {
     /// Skip steps whose gradient norm stands out by more deviations than this; 0: none
     #[arg(long, value_name = "Z", help_heading = "Safety")]
     skip_grad_z: Option<f64>,
-}
-
-/// One of a setting's names.
-fn parse_name<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| {
-        // "unknown variant `x`, expected `a` or `b`"
-        let text = error.to_string();
-        text.split_once(", ").map_or(text.clone(), |(_, expected)| expected.to_owned())
-    })
 }
 
 /// What nobody says, for one kind of model.
