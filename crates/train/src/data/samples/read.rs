@@ -15,7 +15,9 @@ use crate::data::documents::OnBad;
 use crate::data::encode::document_token;
 use crate::data::lines::{Lines, object_of};
 use crate::data::{inputs, pipeline};
-use crate::error::{Context as _, Error, Result, fail};
+#[cfg(feature = "parquet")]
+use crate::error::Context as _;
+use crate::error::{Error, Result, fail};
 
 /// Which tokens are to be learnt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
