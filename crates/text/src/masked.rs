@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 use crate::tokenizer::{Encoding, Special, Tokenizer, contains};
-use crate::turns::{Prompt, RESERVED, Renderer, Said, said};
+use crate::turns::{Marked, Prompt, RESERVED, Renderer, Said, said};
 
 /// Tokens, and which of them a model is to learn to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,8 +93,7 @@ impl Tokenizer {
         let template = self.template_for(&variables)?;
         let plain = |messages: &[Value], prompt| template.render(&of(messages, prompt));
         let marked = |messages: &[Value]| template.render_marked(&of(messages, Prompt::Closed));
-        let marked: Option<&dyn Fn(&[Value]) -> Result<String, Error>> =
-            if template.marks_generation() { Some(&marked) } else { None };
+        let marked: Option<&Marked> = if template.marks_generation() { Some(&marked) } else { None };
         let texts = said(&Renderer { plain: &plain, marked }, &messages, turns)?;
         texts.iter().map(|text| self.mask(text, marker)).collect()
     }

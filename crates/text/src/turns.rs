@@ -42,10 +42,15 @@ pub(crate) struct Said {
 /// How to render some messages.
 pub(crate) struct Renderer<'a> {
     /// With the prompt for an answer behind them, or without.
-    pub plain: &'a dyn Fn(&[Value], Prompt) -> Result<String, Error>,
-    /// With [`OPEN`] and [`CLOSE`], if the template marks what the assistant says.
-    pub marked: Option<&'a dyn Fn(&[Value]) -> Result<String, Error>>,
+    pub plain: &'a Plain<'a>,
+    /// If the template marks what the assistant says.
+    pub marked: Option<&'a Marked<'a>>,
 }
+
+/// Renders messages as they are.
+pub(crate) type Plain<'a> = dyn Fn(&[Value], Prompt) -> Result<String, Error> + 'a;
+/// Renders messages with [`OPEN`] and [`CLOSE`] around what the assistant says.
+pub(crate) type Marked<'a> = dyn Fn(&[Value]) -> Result<String, Error> + 'a;
 
 /// Whether an answer is to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +64,12 @@ pub(crate) enum Prompt {
 /// The texts in which the assistant's messages of these numbers (ascending, at least one) are to be learnt. Each is in
 /// exactly one of them; what comes after the last is left out.
 pub(crate) fn said(renderer: &Renderer, messages: &[Value], turns: &[usize]) -> Result<Vec<Said>, Error> {
-    let Some(messages) = turns.last().and_then(|&last| messages.get(..=last)) else {
-        return Err(wrong("there is no message of the assistant".to_owned()));
+    let ascend = turns.is_sorted_by(|a, b| a < b);
+    let Some(messages) = turns.last().and_then(|&last| messages.get(..=last)).filter(|_| ascend) else {
+        let n = messages.len();
+        return Err(wrong(format!(
+            "the turns {turns:?} of {n} messages are to be learnt: expected ascending ones"
+        )));
     };
     if let Some(marked) = renderer.marked {
         let said = from_marks(&marked(messages)?, messages, turns)?;
@@ -165,11 +174,10 @@ mod tests {
     use crate::chat::ChatTemplate;
     use serde_json::{Map, json};
 
-    fn said_by(
-        template: &str,
-        messages: &Value,
-        turns: &[usize],
-    ) -> Result<Vec<(String, Vec<String>)>, Error> {
+    /// A text, and what is learnt of it.
+    type Shown = (String, Vec<String>);
+
+    fn said_by(template: &str, messages: &Value, turns: &[usize]) -> Result<Vec<Shown>, Error> {
         let template = ChatTemplate::parse(template).unwrap();
         let variables = |messages: &[Value], prompt: Prompt| {
             let mut variables = Map::new();
@@ -179,8 +187,7 @@ mod tests {
         };
         let plain = |messages: &[Value], prompt| template.render(&variables(messages, prompt));
         let marked = |messages: &[Value]| template.render_marked(&variables(messages, Prompt::Closed));
-        let marked: Option<&dyn Fn(&[Value]) -> Result<String, Error>> =
-            if template.marks_generation() { Some(&marked) } else { None };
+        let marked: Option<&Marked> = if template.marks_generation() { Some(&marked) } else { None };
         let texts = said(&Renderer { plain: &plain, marked }, messages.as_array().unwrap(), turns)?;
         let parts = |said: &Said| said.spans.iter().map(|span| said.text[span.clone()].to_owned()).collect();
         Ok(texts.iter().map(|said| (said.text.clone(), parts(said))).collect())
@@ -194,7 +201,7 @@ mod tests {
         ])
     }
 
-    fn one(text: &str, spans: &[&str]) -> (String, Vec<String>) {
+    fn one(text: &str, spans: &[&str]) -> Shown {
         (text.to_owned(), spans.iter().map(|&span| span.to_owned()).collect())
     }
 
@@ -211,6 +218,7 @@ mod tests {
         assert_eq!(texts, [one("[u:u1][a:a1]", &["a1]"])]);
         assert!(said_by(PLAIN, &talk(), &[]).is_err());
         assert!(said_by(PLAIN, &talk(), &[9]).is_err());
+        assert!(said_by(PLAIN, &talk(), &[3, 1]).is_err());
     }
 
     #[test]

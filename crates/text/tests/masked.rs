@@ -262,6 +262,55 @@ fn a_real_vocabulary_masks_as_a_small_one() {
     assert_eq!(masked.straddled, usize::from(one));
 }
 
+/// What transformers' `apply_chat_template(return_assistant_tokens_mask=True)` gives for the same template with marks.
+#[test]
+fn parity_of_masks_with_transformers() {
+    let Some(dir) = fixture("qwen3-micro") else { return };
+    let cases = [
+        (
+            vec![
+                message("user", "Hi there"),
+                message("assistant", "Hello. How are you?"),
+                message("user", "Fine, über"),
+                message("assistant", "日本語 ok\n\n x"),
+            ],
+            63,
+            vec![(16, 27), (47, 63)],
+        ),
+        (
+            vec![
+                message("system", "be kind\n"),
+                message("user", "\n\nq"),
+                message("assistant", "\nstarts with a break"),
+                message("user", "b"),
+                message("assistant", " spaces "),
+            ],
+            58,
+            vec![(28, 39), (52, 58)],
+        ),
+        (vec![message("user", "emoji 😀"), message("assistant", "😀😀 é")], 33, vec![(21, 33)]),
+    ];
+    let marked = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}\
+                  {% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>\
+                  {% endif %}\n{% endfor %}";
+    let plain = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let tokenizers = [marked, &plain].map(|source| {
+        let mut tokenizer = Tokenizer::from_folder(&dir).unwrap();
+        tokenizer.set_chat_template(ChatTemplate::parse(source).unwrap());
+        tokenizer
+    });
+    for (messages, tokens, spans) in cases {
+        let chat = object(json!({ "messages": messages }));
+        let turns = turns_of(&chat["messages"]);
+        let learnt: Vec<bool> =
+            (0..tokens).map(|i| spans.iter().any(|&(start, end)| (start..end).contains(&i))).collect();
+        for tokenizer in &tokenizers {
+            assert_eq!(tokenizer.encode_turns(&chat, &turns).unwrap()[0].learnt, learnt, "{messages:?}");
+        }
+    }
+}
+
 #[test]
 fn marks_of_a_template_say_what_is_learnt() {
     let Some(dir) = fixture("qwen3-micro") else { return };

@@ -1,6 +1,7 @@
 //! How weights move: flags of every kind of run.
 
-use super::{parse_name, said};
+use super::said;
+use crate::commands::flags::parse_name;
 use serde::{Deserialize, Serialize};
 use wootz_train::fit::{DtypeName, Learning, OptimizerName, RecomputeName};
 

@@ -62,12 +62,3 @@ pub fn refuse_changes(changed: &impl Serialize) -> Result<()> {
     }
     Ok(())
 }
-
-/// One of a setting's names.
-pub fn parse_name<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| {
-        // "unknown variant `x`, expected `a` or `b`"
-        let text = error.to_string();
-        text.split_once(", ").map_or(text.clone(), |(_, expected)| expected.to_owned())
-    })
-}

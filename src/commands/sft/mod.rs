@@ -2,6 +2,7 @@
 
 mod settings;
 
+use super::data::samples::notes;
 use super::memory;
 use super::watch::{Samples as Shown, Screen};
 use crate::interrupt::Listener;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{DType, Precision, pool};
 use wootz_model::adapter::{self, Base};
+use wootz_model::arch::identify;
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::Adapter;
@@ -115,9 +117,11 @@ struct Ready {
 }
 
 fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
-    let asked = args.settings.resolve(args.config.as_deref(), usual_dtype)?;
+    let mut asked = args.settings.resolve(args.config.as_deref(), usual_dtype)?;
     let path = crate::model_arg::resolve(Some(&asked.settings.model))?;
-    let tokenizer = tokenizer(&path)?;
+    let (_, config) = identify(&load::open(&path)?)?;
+    asked.fit(config.max_seq)?;
+    let tokenizer = tokenizer(&path, &asked.settings)?;
     let data = Data::read(&asked.settings, &tokenizer, threads)?;
     let settings = asked.complete(data.samples.len(), |settings, epochs| {
         let (train, _) = data.samples.hold_out(settings.val_share, settings.learning.seed)?;
@@ -172,7 +176,7 @@ fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
     }
     let base = crate::model_arg::resolve(Some(&settings.model))
         .with_context(|| format!("{}: the model that this run tunes", path.display()))?;
-    let tokenizer = tokenizer(&base)?;
+    let tokenizer = tokenizer(&base, &settings)?;
     let data = Data::read(&settings, &tokenizer, threads)?;
     let model = model_at(&base, &settings, &checkpoint, threads)?;
     check_memory(&model, &settings, &data.samples, threads, args.memory)?;
@@ -198,9 +202,12 @@ fn read_adapter(model: &Model, path: &Path) -> Result<Adapter> {
     Ok(adapter::read(path, &base, model.pool())?)
 }
 
-fn tokenizer(path: &Path) -> Result<Arc<Tokenizer>> {
-    let tokenizer = load::tokenizer(path)
+fn tokenizer(path: &Path, settings: &Settings) -> Result<Arc<Tokenizer>> {
+    let mut tokenizer = load::tokenizer(path)
         .with_context(|| format!("{}: samples are read with the model's tokenizer", path.display()))?;
+    if let Some(file) = &settings.template {
+        tokenizer.set_chat_template(load::chat_template(file)?);
+    }
     Ok(Arc::new(tokenizer))
 }
 
@@ -320,19 +327,8 @@ fn describe(names: &str, samples: &Samples, report: &Report) {
         samples.tokens(),
         samples.targets()
     );
-    let notes = [
-        (report.bad, "could not be read or hold nothing to learn, and are left out"),
-        (report.cut, "were cut to --max-tokens"),
-        (report.too_long, "are longer than --max-tokens, and are left out"),
-        (report.cut_away, "had nothing left to learn after the cut, and are left out"),
-        (report.split, "became several, for the template shows a turn otherwise once others follow"),
-        (report.unended, "answers end without a token that says so: the model does not learn to stop there"),
-    ];
-    for (count, what) in notes.into_iter().filter(|(count, _)| *count > 0) {
-        eprintln!("  {count} {what}");
-    }
-    for why in &report.first_bad {
-        eprintln!("    {why}");
+    for line in notes(report) {
+        eprintln!("  {line}");
     }
 }
 

@@ -1,11 +1,12 @@
 //! The flags of `wootz sft`, the file that may hold them, and what they are when nobody says.
 
+use crate::commands::flags::parse_name;
 use crate::commands::settings::{
-    LearningArgs, MeanwhileArgs, UsualLearning, UsualMeanwhile, from_file, parse_name, refuse_changes,
+    LearningArgs, MeanwhileArgs, UsualLearning, UsualMeanwhile, from_file, refuse_changes,
 };
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use wootz_train::data::Order;
 use wootz_train::data::samples::{TrainOn, Truncation};
 use wootz_train::fit::DtypeName;
@@ -37,6 +38,9 @@ pub struct SettingsArgs {
     /// What is done with a longer one: cut at its `end` or `start`, `drop` or `refuse`
     #[arg(long, value_name = "WHAT", value_parser = parse_name::<Truncation>, help_heading = "Data")]
     truncation: Option<Truncation>,
+    /// Take this chat template (a Jinja file) in place of the model's own
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    template: Option<PathBuf>,
     /// Leave out what cannot be read, and count it
     #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "Data")]
     skip_bad: Option<bool>,
@@ -130,8 +134,9 @@ impl SettingsArgs {
             val_data: said!(val_data).unwrap_or_default(),
             val_share: said!(val_share).unwrap_or(0.0),
             train_on: said!(train_on).unwrap_or_default(),
-            max_tokens: said!(max_tokens).unwrap_or(1024),
+            max_tokens: said!(max_tokens).unwrap_or(USUAL_TOKENS),
             truncation: said!(truncation).unwrap_or_default(),
+            template: said!(template),
             skip_bad: said!(skip_bad).unwrap_or(false),
             batch: said!(batch).unwrap_or(4),
             batch_tokens: said!(batch_tokens).unwrap_or(0),
@@ -151,7 +156,8 @@ impl SettingsArgs {
         };
         let warmup = flags.learning.warmup.or(file.learning.warmup);
         let val_share = said!(val_share);
-        Ok(Asked { settings, steps, epochs: said!(epochs).unwrap_or(1), warmup, val_share })
+        let max_tokens = said!(max_tokens);
+        Ok(Asked { max_tokens, settings, steps, epochs: said!(epochs).unwrap_or(1), warmup, val_share })
     }
 
     /// The settings of a run that goes on, with what may change: how far it goes, and what happens meanwhile.
@@ -174,9 +180,31 @@ pub struct Asked {
     epochs: u64,
     warmup: Option<u64>,
     val_share: Option<f64>,
+    max_tokens: Option<usize>,
 }
 
+/// Tokens of a sample, at the most, where nobody says.
+const USUAL_TOKENS: usize = 1024;
+
 impl Asked {
+    /// Holds samples to what the model was made for: `max_seq` tokens that are read, and one more that is a target alone.
+    ///
+    /// # Errors
+    /// Longer ones were asked for.
+    pub fn fit(&mut self, max_seq: usize) -> Result<()> {
+        let longest = max_seq.saturating_add(1);
+        match self.max_tokens {
+            Some(asked) if asked > longest => {
+                bail!(
+                    "--max-tokens {asked}: the model's longest sequence is {max_seq}; expected at most {longest}"
+                )
+            }
+            Some(_) => {}
+            None => self.settings.max_tokens = USUAL_TOKENS.min(longest),
+        }
+        Ok(())
+    }
+
     /// Completes the settings: there are so many samples, and so many steps to an epoch's number.
     pub fn complete(
         self,
@@ -185,7 +213,7 @@ impl Asked {
     ) -> Result<Settings> {
         /// With fewer samples, one of them is too much to give up unasked.
         const ENOUGH: usize = 20;
-        let Asked { mut settings, steps, epochs, warmup, val_share } = self;
+        let Asked { mut settings, steps, epochs, warmup, val_share, .. } = self;
         if settings.val_data.is_empty() {
             settings.val_share = val_share.unwrap_or(if samples >= ENOUGH { 0.05 } else { 0.0 });
         }

@@ -1,7 +1,8 @@
 //! The flags of `wootz train`, the file that may hold them, and what they are when nobody says.
 
+use crate::commands::flags::parse_name;
 use crate::commands::settings::{
-    LearningArgs, MeanwhileArgs, UsualLearning, UsualMeanwhile, from_file, parse_name, refuse_changes,
+    LearningArgs, MeanwhileArgs, UsualLearning, UsualMeanwhile, from_file, refuse_changes,
 };
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};

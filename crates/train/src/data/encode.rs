@@ -1,6 +1,6 @@
 //! From documents to token ids, on all threads.
 //!
-//! One thread reads, the others encode, and the caller's takes what they made ([`pipeline`](super::pipeline)).
+//! One thread reads, the others encode, and the caller's takes what they made (`pipeline`).
 
 use std::ops::ControlFlow;
 use std::path::Path;

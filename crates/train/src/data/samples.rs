@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub use batches::{BatchSize, Grouping, Order, OrderOptions, Position};
 pub use read::{ReadOptions, Report, TrainOn, Truncation};
 
-use super::{Batch, IGNORED, Permutation};
+use super::{Batch, IGNORED, Permutation, inputs};
 use crate::error::{Result, fail};
 
 /// Tokens of many samples, and which of them are learnt.
@@ -126,11 +126,11 @@ impl Samples {
         (0..self.len()).filter_map(|i| self.get(i))
     }
 
-    /// The file that sample `i` is from, and the line or row in it.
-    pub fn place(&self, i: usize) -> Option<(&Path, u64)> {
-        let place = self.places.get(i)?;
+    /// Where sample `i` is from, for messages: `a.jsonl:7`.
+    pub fn place(&self, i: usize) -> String {
+        let Some(place) = self.places.get(i) else { return String::new() };
         let file = self.files.get(place.file as usize).map_or(Path::new(""), PathBuf::as_path);
-        Some((file, place.line))
+        place_in(file, place.line)
     }
 
     /// The samples to train on, and those that are held out: this share of the lines that they are from, drawn by `seed`.
@@ -195,12 +195,21 @@ impl Samples {
         }
         let Some(at) = self.tokens.iter().position(|&id| id as usize >= vocab_size) else { return Ok(()) };
         let sample = self.ends.partition_point(|&end| end <= at);
-        let (file, line) = self.place(sample).unwrap_or((Path::new(""), 0));
         fail!(
-            "{}:{line}: token {} is not in the model's vocabulary of {vocab_size} tokens: the data were made with \
+            "{}: token {} is not in the model's vocabulary of {vocab_size} tokens: the data were made with \
              another tokenizer",
-            file.display(),
+            self.place(sample),
             self.tokens[at]
         )
     }
+}
+
+/// A line of a text file, or what is counted in another.
+fn place_in(file: &Path, number: u64) -> String {
+    let what = match inputs::extension(file).as_str() {
+        "parquet" | "safetensors" => ": row ",
+        "bin" => ": document ",
+        _ => ":",
+    };
+    format!("{}{what}{number}", file.display())
 }

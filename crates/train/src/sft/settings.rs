@@ -5,6 +5,7 @@ use crate::data::samples::{BatchSize, Grouping, OrderOptions, TrainOn, Truncatio
 use crate::error::{Result, fail};
 use crate::fit::{Learning, Meanwhile};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use wootz_model::lora::{LoraOptions, Scaling};
 use wootz_model::names::Part;
 
@@ -26,6 +27,9 @@ pub struct Settings {
     pub max_tokens: usize,
     /// What is done with a longer one.
     pub truncation: Truncation,
+    /// A chat template in place of the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<PathBuf>,
     /// Leave out what cannot be read.
     pub skip_bad: bool,
     /// Samples of a forward pass.

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use wootz_text::{Masked, Tokenizer};
 
-use super::Samples;
 use super::forms::{Form, form};
 #[cfg(feature = "parquet")]
 use super::rows::Rows;
 use super::tokenised::{Tokenised, read_tensors, read_tokens};
+use super::{Samples, place_in};
 use crate::data::documents::OnBad;
 use crate::data::encode::document_token;
 use crate::data::lines::{Lines, object_of};
 use crate::data::{inputs, pipeline};
-use crate::error::{Context as _, Error, Result, fail};
+#[cfg(feature = "parquet")]
+use crate::error::Context as _;
+use crate::error::{Error, Result, fail};
 
 /// Which tokens are to be learnt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -229,7 +231,7 @@ impl Reader<'_> {
                 }
                 return Ok(());
             }
-            Err(why) => format!("{}: {why}", place(path, number)),
+            Err(why) => format!("{}: {why}", place_in(path, number)),
         };
         match self.options.on_bad {
             OnBad::Stop => Err(Error::new(format!("{why} (--skip-bad goes on without it)"))),
@@ -291,15 +293,6 @@ impl Reader<'_> {
             }
         }
         Ok(kept)
-    }
-}
-
-/// A line of a text file, or what is counted in another.
-fn place(path: &Path, number: u64) -> String {
-    match inputs::extension(path).as_str() {
-        "parquet" | "safetensors" => format!("{}: row {number}", path.display()),
-        "bin" => format!("{}: document {number}", path.display()),
-        _ => format!("{}:{number}", path.display()),
     }
 }
 

@@ -127,7 +127,8 @@ mod tests {
         let mut file = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
         let mut group = file.next_row_group().unwrap();
         // Definition levels of a value in the list: 4; of a null content: 3; of no list: 0.
-        let columns: [(&[&str], &[i16], Option<&[i16]>); 4] = [
+        type Column<'a> = (&'a [&'a str], &'a [i16], Option<&'a [i16]>);
+        let columns: [Column; 4] = [
             (&["user", "assistant"], &[4, 4, 0], Some(&[0, 1, 0])),
             (&["a é"], &[4, 3, 0], Some(&[0, 1, 0])),
             (&[], &[1, 1], None),
