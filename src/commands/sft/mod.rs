@@ -20,7 +20,6 @@ use wootz_model::arch::identify;
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::Adapter;
-use wootz_model::names::Part;
 use wootz_model::plan::{Plan, Shape};
 use wootz_model::weights::Parameter;
 use wootz_model::{Model, Recompute};
@@ -133,10 +132,8 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
         let adapter = match &settings.adapter {
             Some(name) => read_adapter(&model, Path::new(name))?,
             None => {
-                let has: Vec<Part> = (Part::ALL.into_iter())
-                    .filter(|part| model.weights().layers.iter().any(|layer| layer.linear(*part).is_some()))
-                    .collect();
-                Adapter::new(model.config(), model.pool(), &settings.lora_options(&has)?)?
+                let options = settings.lora_options(&model.projections())?;
+                Adapter::new(model.config(), model.pool(), &options)?
             }
         };
         model.put_on(adapter)?;

@@ -4,7 +4,7 @@ mod feed;
 mod settings;
 
 pub use feed::Conversations;
-pub use settings::Settings;
+pub use settings::{Settings, targets};
 
 use crate::data::samples::{Order, Samples};
 use crate::error::{Context, Result};

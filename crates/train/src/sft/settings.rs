@@ -90,32 +90,11 @@ impl Settings {
     /// # Errors
     /// A target that the model does not have.
     pub fn lora_options(&self, has: &[Part]) -> Result<LoraOptions> {
-        let mut targets = Vec::new();
-        for name in &self.lora_targets {
-            let parts = parts(name);
-            if parts.is_empty() {
-                fail!(
-                    "--lora-targets {name}: expected `all`, `attention`, `mlp`, or some of q, k, v, o, gate, up, down, \
-                     as the model's files call them or as here"
-                );
-            }
-            let found: Vec<Part> = parts.iter().copied().filter(|part| has.contains(part)).collect();
-            if found.is_empty() {
-                let names: Vec<&str> = has.iter().map(|part| part.name()).collect();
-                fail!(
-                    "--lora-targets {name}: this model has no such projection; it has {}",
-                    names.join(", ")
-                );
-            }
-            targets.extend(found);
-        }
-        targets.sort_unstable();
-        targets.dedup();
         Ok(LoraOptions {
             rank: self.lora_rank,
             alpha: self.lora_alpha,
             scaling: if self.rslora { Scaling::RootOfRank } else { Scaling::Rank },
-            targets,
+            targets: targets(&self.lora_targets, has)?,
             dropout: self.lora_dropout,
             seed: self.learning.seed,
         })
@@ -135,6 +114,32 @@ impl Settings {
         self.learning.check()?;
         self.meanwhile.check()
     }
+}
+
+/// The projections that names stand for, of those that a model has.
+///
+/// # Errors
+/// A name that stands for nothing, or for nothing that the model has.
+pub fn targets(names: &[String], has: &[Part]) -> Result<Vec<Part>> {
+    let mut targets = Vec::new();
+    for name in names {
+        let parts = parts(name);
+        if parts.is_empty() {
+            fail!(
+                "--lora-targets {name}: expected `all`, `attention`, `mlp`, or some of q, k, v, o, gate, up, down, as the \
+                 model's files call them or as here"
+            );
+        }
+        let found: Vec<Part> = parts.iter().copied().filter(|part| has.contains(part)).collect();
+        if found.is_empty() {
+            let names: Vec<&str> = has.iter().map(|part| part.name()).collect();
+            fail!("--lora-targets {name}: this model has no such projection; it has {}", names.join(", "));
+        }
+        targets.extend(found);
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    Ok(targets)
 }
 
 /// The projections that a name stands for; none if it stands for nothing.
