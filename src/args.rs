@@ -3,7 +3,7 @@
 use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
-use crate::commands::{bench, chat, check, data, export, generate, inspect, merge, tokenizer, train};
+use crate::commands::{bench, chat, check, data, export, generate, inspect, merge, sft, tokenizer, train};
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -19,6 +19,8 @@ pub struct Args {
 pub enum Command {
     /// Pretrain a model, or go on with one
     Train(Box<train::TrainArgs>),
+    /// Fine-tune a model on samples: with an adapter (LoRA), or with all its weights
+    Sft(Box<sft::SftArgs>),
     /// Continue a text
     Generate(Box<generate::GenerateArgs>),
     /// Talk with a model
@@ -48,6 +50,7 @@ impl Command {
         IsaKind::check_environment().map_err(anyhow::Error::msg)?;
         match self {
             Command::Train(args) => train::run(*args),
+            Command::Sft(args) => sft::run(*args),
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),
             Command::Inspect(args) => inspect::run(args),

@@ -1,67 +1,26 @@
 //! `wootz train`, end to end: exact resume, kills, llm.c's trace, export, and what it says of bad input.
 
+mod common;
+
+use common::{Folder, fixtures, metrics, text};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-fn fixtures() -> PathBuf {
-    match std::env::var_os("WOOTZ_FIXTURES") {
-        Some(folder) => folder.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"),
-    }
-}
-
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("wootz-train-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a folder");
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn train(folder: &Folder, args: &[&str]) -> Output {
+    common::output(folder, &[&["train"], args].concat())
 }
 
 fn command(folder: &Folder, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wootz"));
-    command.current_dir(&folder.0).arg("train").args(args);
-    command
+    common::command(folder, &[&["train"], args].concat())
 }
 
-fn train(folder: &Folder, args: &[&str]) -> Output {
-    command(folder, args).output().expect("the program starts")
-}
-
-/// The JSON that a run prints; it must succeed.
 fn done(folder: &Folder, args: &[&str]) -> Value {
-    let output = train(folder, &[args, &["--json"]].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {stderr}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {output:?}"))
+    common::done(folder, &[&["train"], args].concat())
 }
 
-/// What a run that must fail says.
 fn error(folder: &Folder, args: &[&str]) -> String {
-    let output = train(folder, args);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
-    let (_, message) = stderr.split_once("error: ").unwrap_or_else(|| panic!("{args:?}: {stderr}"));
-    message.to_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
+    common::error(folder, &[&["train"], args].concat())
 }
 
 /// A text to learn from.
@@ -104,17 +63,6 @@ const SMALL: &[&str] = &[
 fn small<'a>(data: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let kept = SMALL.chunks(2).filter(|pair| !more.contains(&pair[0])).flatten().copied();
     kept.chain(["--data", text(data)]).chain(more.iter().copied()).collect()
-}
-
-/// The numbers of metrics.jsonl that do not depend on the clock.
-fn metrics(run: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
-    let line = |line: &str| -> Value {
-        let mut row: Value = serde_json::from_str(line).expect("JSON");
-        row.as_object_mut().expect("an object").remove("tokens_per_second");
-        row
-    };
-    text.lines().map(line).collect()
 }
 
 /// The bytes of the weights and moments of a run's checkpoint.

@@ -1,5 +1,7 @@
-//! `wootz data prepare INPUT...`: from text to token shards. `wootz data view FILE...`: what is in them.
+//! `wootz data prepare INPUT...`: from text to token shards. `wootz data view FILE...`: what is in them, and in samples
+//! to fine-tune on.
 
+pub mod samples;
 mod view;
 
 use std::fmt::Write as _;
@@ -34,8 +36,8 @@ pub struct DataArgs {
 enum Action {
     /// Turn texts into token shards (llm.c's format), for training and for validation
     Prepare(Box<PrepareArgs>),
-    /// Show what is in token shards, or in texts
-    View(view::ViewArgs),
+    /// Show what is in token shards, in texts, or in samples to fine-tune on
+    View(Box<view::ViewArgs>),
 }
 
 /// How to find documents in files.

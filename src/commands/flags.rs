@@ -1,4 +1,4 @@
-//! Flags that commands share.
+//! Flags that several commands share.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -258,6 +258,15 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     let id = id.trim().parse().map_err(|_| format!("expected {expected}"))?;
     let value = number(value.trim(), |x| x.is_finite() || x == f32::NEG_INFINITY, expected)?;
     Ok((id, value))
+}
+
+/// One of the names of a setting of the library.
+pub fn parse_name<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| {
+        // "unknown variant `x`, expected `a` or `b`"
+        let text = error.to_string();
+        text.split_once(", ").map_or(text.clone(), |(_, expected)| expected.to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -10,6 +10,18 @@ pub mod export;
 pub mod flags;
 pub mod generate;
 pub mod inspect;
+mod memory;
 pub mod merge;
+mod settings;
+pub mod sft;
 pub mod tokenizer;
 pub mod train;
+mod watch;
+
+use anyhow::{Context, Result};
+use std::path::Path;
+
+/// The text of a file; an error names it.
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}

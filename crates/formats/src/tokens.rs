@@ -3,7 +3,7 @@
 //! | first number | then | ids |
 //! |---|---|---|
 //! | 20240520 | version 1, count, zeros up to 1024 bytes | u16 |
-//! | 20240801 | version 7, count, zeros up to 1024 bytes | u32 |
+//! | 20240801 | version 7 (or 1, of programs that took up llm.c's form), count, zeros up to 1024 bytes | u32 |
 //! | an id | ids up to the end | i32 (llm.c's first form), or u32 |
 //!
 //! Source: `data_common.py` of <https://github.com/karpathy/llm.c/tree/master/dev/data>.
@@ -20,7 +20,7 @@ use crate::mmap::Mmap;
 
 /// First number of a shard of u16 ids, whose version is 1.
 pub const U16_MAGIC: u32 = 20_240_520;
-/// First number of a shard of u32 ids, whose version is 7.
+/// First number of a shard of u32 ids, whose version is 7, or 1.
 pub const U32_MAGIC: u32 = 20_240_801;
 
 /// How ids are stored.
@@ -90,17 +90,18 @@ impl TokenFormat {
 
 /// Finds out how the ids are stored and where they are.
 pub fn parse(file: &[u8]) -> Result<(TokenFormat, Range<usize>), Error> {
-    let (format, expected_version) = match leading_u32(file) {
-        Some(U16_MAGIC) => (TokenFormat::ShardU16, 1),
-        Some(U32_MAGIC) => (TokenFormat::ShardU32, 7),
+    let (format, versions) = match leading_u32(file) {
+        Some(U16_MAGIC) => (TokenFormat::ShardU16, &[1][..]),
+        Some(U32_MAGIC) => (TokenFormat::ShardU32, &[7, 1][..]),
         _ => return parse_plain(file),
     };
     let mut r = Reader::new(file);
     r.take(4)?;
     let version = r.u32()?;
-    if version != expected_version {
+    if !versions.contains(&version) {
         return Err(Error::unsupported(format!(
-            "token shard version {version} is not known, {expected_version} is read"
+            "token shard version {version} is not known, {} is read",
+            versions.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ")
         )));
     }
     let count = r.u32()?;
@@ -333,10 +334,14 @@ mod tests {
     #[test]
     fn count_must_match_the_length() {
         assert_eq!(parse(&shard(U16_MAGIC, 1, 3, 6)).unwrap(), (TokenFormat::ShardU16, 1024..1030));
-        assert_eq!(parse(&shard(U32_MAGIC, 7, 3, 12)).unwrap(), (TokenFormat::ShardU32, 1024..1036));
+        for version in [1, 7] {
+            let shard = shard(U32_MAGIC, version, 3, 12);
+            assert_eq!(parse(&shard).unwrap(), (TokenFormat::ShardU32, 1024..1036));
+        }
         for bad in [
             shard(U16_MAGIC, 1, 3, 12),
             shard(U16_MAGIC, 7, 3, 6),
+            shard(U32_MAGIC, 2, 3, 12),
             shard(U32_MAGIC, 7, u32::MAX, 12),
             shard(U32_MAGIC, 7, 0, 0)[..1000].to_vec(),
             vec![0; 5],

@@ -12,7 +12,7 @@ use crate::error::{Result, fail};
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use crate::load::LoadOptions;
 use crate::lora::Adapter;
-use crate::names::{Place, TensorId};
+use crate::names::{Part, Place, TensorId};
 use crate::rope::frequencies;
 use crate::weights::{Parameter, Weights};
 use std::path::Path;
@@ -201,6 +201,12 @@ impl Model {
     /// The parameters.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The projections that its blocks have.
+    pub fn projections(&self) -> Vec<Part> {
+        let has = |part: &Part| self.weights.layers.iter().any(|layer| layer.linear(*part).is_some());
+        Part::ALL.into_iter().filter(has).collect()
     }
 
     /// The adapters whose changes add up to what the weights say.

@@ -4,24 +4,35 @@
 //! A test compares the sum with what is allocated.
 
 use crate::config::{DecoderConfig, Mlp, NormPlacement, QkNorm};
-use crate::names::{Place, canonical};
+use crate::lora::{Adapter, Lora};
+use crate::names::{Part, Place, canonical};
 use crate::training::{Recompute, head_rows, stretch};
+use std::collections::BTreeMap;
 use wootz_kernels::ops::attention::{Attention, CacheType, LayerCache};
 use wootz_kernels::{DType, panels};
 
 /// What a step is to be like.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
+    /// Tokens of a forward pass.
+    pub rows: usize,
     /// Sequences of a forward pass (B).
-    pub batch: usize,
-    /// Tokens of each (T).
-    pub seq: usize,
+    pub sequences: usize,
+    /// Tokens of the longest (T).
+    pub longest: usize,
     /// The products' type: f32, bf16 or f16.
     pub dtype: DType,
     /// What is computed again.
     pub recompute: Recompute,
     /// Threads.
     pub threads: usize,
+}
+
+impl Shape {
+    /// Of sequences that are equally long.
+    pub fn even([batch, seq]: [usize; 2], dtype: DType, recompute: Recompute, threads: usize) -> Shape {
+        Shape { rows: batch * seq, sequences: batch, longest: seq, dtype, recompute, threads }
+    }
 }
 
 /// Bytes by what they hold.
@@ -46,9 +57,27 @@ impl Plan {
         Plan {
             weights: weights(config, shape.dtype),
             gradients: crate::Gradients::bytes(config),
-            activations: sizes.activations(config, shape),
+            activations: sizes.activations(config, shape, 0),
             logits: sizes.logits(config, shape),
             workspace: sizes.workspace(config, shape),
+        }
+    }
+
+    /// The plan of training an adapter, on weights that take `weights` bytes.
+    pub fn of_adapter(config: &DecoderConfig, shape: &Shape, adapter: &Adapter, weights: usize) -> Plan {
+        let sizes = Sizes::new(config, shape);
+        let first = match adapter.parts.keys().next() {
+            Some(Place::Layer(layer, _)) => *layer,
+            _ => 0,
+        };
+        let gradients =
+            adapter.tensors().iter().map(|(_, shape)| panels::len([shape[0], shape[1]])).sum::<usize>();
+        Plan {
+            weights: weights + adapter.bytes(),
+            gradients: 4 * gradients,
+            activations: sizes.activations(config, shape, first),
+            logits: sizes.logits(config, shape),
+            workspace: sizes.adapter_workspace(config, shape, adapter),
         }
     }
 
@@ -75,6 +104,7 @@ fn weights(config: &DecoderConfig, dtype: DType) -> usize {
 
 /// Elements of `[rows, width]` for each width of the network.
 struct Sizes {
+    rows: usize,
     stream: usize,
     q: usize,
     kv: usize,
@@ -87,8 +117,9 @@ struct Sizes {
 
 impl Sizes {
     fn new(config: &DecoderConfig, shape: &Shape) -> Sizes {
-        let rows = shape.batch * shape.seq;
+        let rows = shape.rows;
         Sizes {
+            rows,
             stream: rows * config.dim,
             q: rows * config.q_dim(),
             kv: rows * config.kv_dim(),
@@ -100,7 +131,8 @@ impl Sizes {
         }
     }
 
-    fn activations(&self, config: &DecoderConfig, shape: &Shape) -> usize {
+    /// What is kept of the blocks from number `first` on.
+    fn activations(&self, config: &DecoderConfig, shape: &Shape, first: usize) -> usize {
         let raw = if self.qk_norm { self.q + self.kv } else { 0 };
         let before_norms = if self.sandwich { 2 * self.stream } else { 0 };
         let hidden = if self.gated { 2 * self.hidden } else { self.hidden };
@@ -108,16 +140,16 @@ impl Sizes {
         let layers = config.n_layers();
         let stretch = stretch(shape.recompute, layers);
         4 * match shape.recompute {
-            Recompute::None => layers * block,
+            Recompute::None => (layers - first).max(1) * block,
             // The first input of each stretch, and the others of one.
             Recompute::Block | Recompute::All => {
-                block + (layers.div_ceil(stretch) + stretch - 1) * self.stream
+                block + (layers.div_ceil(stretch) - first / stretch + stretch - 1) * self.stream
             }
         }
     }
 
     fn logits(&self, config: &DecoderConfig, shape: &Shape) -> usize {
-        let rows = head_rows(config.vocab_size).min(shape.batch * shape.seq);
+        let rows = head_rows(config.vocab_size).min(shape.rows);
         let rounded = rows
             * config.vocab_size
             * match shape.dtype {
@@ -130,11 +162,6 @@ impl Sizes {
 
     fn workspace(&self, config: &DecoderConfig, shape: &Shape) -> usize {
         let Sizes { stream, q, kv, hidden, .. } = *self;
-        let gated = if self.gated { hidden } else { 0 };
-        let sandwich = if self.sandwich { stream } else { 0 };
-        // The stream and its gradient, normed rows of blocks and head with gradients, a block's output.
-        let streams = 7 * stream + sandwich;
-        let deltas = 2 * q + 2 * kv + 2 * hidden + gated;
         let widest = hidden.max(stream).max(q);
         let rounded = match shape.dtype {
             DType::F32 => 4 * widest,
@@ -142,10 +169,57 @@ impl Sizes {
             // Columns in pairs; the rows of three gradients.
             _ => 2 * widest + 2 * (widest + 2 * hidden.max(kv)),
         };
+        self.passes(config, shape) + rounded
+    }
+
+    /// As [`Sizes::workspace`], where no weights but an adapter's have gradients.
+    fn adapter_workspace(&self, config: &DecoderConfig, shape: &Shape, adapter: &Adapter) -> usize {
+        let Sizes { stream, q, kv, hidden, rows, .. } = *self;
+        let widest = hidden.max(stream).max(q);
+        let rounded = match shape.dtype {
+            DType::F32 => 0,
+            DType::F16 => 4 * (widest + 2 * hidden.max(kv)),
+            _ => 2 * (widest + 2 * hidden.max(kv)),
+        };
+        let input = adapter.parts.values().map(|lora| lora.a.cols()).max().unwrap_or(0);
+        // Projections of the same rows: q, k and v, or gate and up.
+        let rank = |parts: &[Part]| {
+            let of = |(place, lora): (&Place, &Lora)| match place {
+                Place::Layer(layer, part) if parts.contains(part) => Some((*layer, lora.rank())),
+                _ => None,
+            };
+            let mut sums = BTreeMap::new();
+            adapter
+                .parts
+                .iter()
+                .filter_map(of)
+                .for_each(|(layer, rank)| *sums.entry(layer).or_insert(0) += rank);
+            sums.into_values().max().unwrap_or(0)
+        };
+        let groups: [&[Part]; 4] =
+            [&[Part::Q, Part::K, Part::V], &[Part::O], &[Part::Gate, Part::Up], &[Part::Down]];
+        let low = groups.map(rank).into_iter().max().unwrap_or(0);
+        let dropped = if adapter.dropout > 0.0 { 2 * input } else { 0 };
+        // The stream of rows that have a target, where some have none, and its gradient.
+        let targets = 2 * stream;
+        self.passes(config, shape)
+            + 4 * targets
+            + rounded
+            + 4 * rows * (input.next_multiple_of(12) + 2 * low + dropped)
+    }
+
+    /// What forward and backward work in, but for rounded inputs and columns.
+    fn passes(&self, config: &DecoderConfig, shape: &Shape) -> usize {
+        let Sizes { stream, q, kv, hidden, .. } = *self;
+        let gated = if self.gated { hidden } else { 0 };
+        let sandwich = if self.sandwich { stream } else { 0 };
+        // The stream and its gradient, normed rows of blocks and head with gradients, a block's output.
+        let streams = 7 * stream + sandwich;
+        let deltas = 2 * q + 2 * kv + 2 * hidden + gated;
         let attention = Attention { heads: config.n_heads, scale: 1.0, window: None };
         let scratch =
-            attention.backward_scratch(shape.threads, config.n_kv_heads, config.head_dim, shape.seq);
-        let cache = LayerCache::new(config.n_kv_heads, config.head_dim, shape.seq, CacheType::F32);
-        4 * (streams + hidden + deltas + scratch) + rounded + shape.batch * cache.bytes()
+            attention.backward_scratch(shape.threads, config.n_kv_heads, config.head_dim, shape.longest);
+        let cache = LayerCache::new(config.n_kv_heads, config.head_dim, shape.longest, CacheType::F32);
+        4 * (streams + hidden + deltas + scratch) + shape.sequences * cache.bytes()
     }
 }

@@ -16,7 +16,7 @@ use crate::block::{Activations, Below, Mode, Network, Workspace};
 use crate::config::{DecoderConfig, Head, Positions};
 use crate::decoder::{Model, Span};
 use crate::error::{Result, fail};
-use crate::gradients::Gradients;
+use crate::gradients::{Gradients, Pair};
 use crate::names::{Part, Place};
 use wootz_kernels::ops::attention::{CacheType, LayerCache};
 use wootz_kernels::ops::cross_entropy::CrossEntropy;
@@ -99,6 +99,13 @@ pub struct Training {
     workspace: Workspace,
     /// Keys and values of each sequence in the form that attention reads; one block after the other uses them.
     caches: Vec<LayerCache>,
+    /// The rows that have a target, their targets and losses; where that is not every row, the stream of these rows and
+    /// its gradient.
+    wanted: Vec<usize>,
+    targets: Vec<i32>,
+    row_losses: Vec<f32>,
+    of_wanted: Vec<f32>,
+    d_of_wanted: Vec<f32>,
     normed: Vec<f32>,
     d_normed: Vec<f32>,
     logits: Vec<f32>,
@@ -125,6 +132,11 @@ impl Training {
             blocks: Vec::new(),
             workspace: Workspace::default(),
             caches: Vec::new(),
+            wanted: Vec::new(),
+            targets: Vec::new(),
+            row_losses: Vec::new(),
+            of_wanted: Vec::new(),
+            d_of_wanted: Vec::new(),
             normed: Vec::new(),
             d_normed: Vec::new(),
             logits: Vec::new(),
@@ -313,30 +325,38 @@ impl Training {
         copy(input, &mut self.x);
     }
 
-    /// Norm, head and loss; with gradients, down to that of the stream (`d_x`).
+    /// Norm, head and loss; with gradients, down to that of the stream (`d_x`). Rows without a target go no further than
+    /// the last block: they have no loss, and a gradient of 0.
     fn head(&mut self, model: &Model, batch: &Batch, mut backward: Option<(Weight, &mut Gradients)>) {
         let (config, pool) = (model.config(), model.pool());
         let network = model.network(Mode::Training);
         let (rows, dim) = (batch.tokens.len(), config.dim);
-        self.losses.resize(rows, 0.0);
-        self.d_normed.resize(rows * dim, 0.0);
+        self.wanted.clear();
+        self.wanted.extend((0..rows).filter(|&row| batch.targets[row] >= 0));
+        let wanted = self.wanted.len();
+        let x =
+            if wanted == rows { &self.x } else { gather(&self.x, dim, &self.wanted, &mut self.of_wanted) };
+        self.targets.clear();
+        self.targets.extend(self.wanted.iter().map(|&row| batch.targets[row]));
+        self.row_losses.resize(wanted, 0.0);
+        self.d_normed.resize(wanted * dim, 0.0);
         let op = CrossEntropy { vocab: config.vocab_size, soft_cap: config.logit_softcap, scale: 1.0 };
-        network.norm(&self.x, &model.weights().norm, &mut self.normed);
+        network.norm(x, &model.weights().norm, &mut self.normed);
         let head = model.weights().head();
         let place = match config.head {
             Head::Tied => Place::Embed,
             Head::Untied => Place::Head,
         };
-        for range in chunks(rows, head_rows(config.vocab_size)) {
+        for range in chunks(wanted, head_rows(config.vocab_size)) {
             self.head_products(model, range.clone());
-            let losses = &mut self.losses[range.clone()];
-            let targets = &batch.targets[range.clone()];
+            let losses = &mut self.row_losses[range.clone()];
+            let targets = &self.targets[range.clone()];
             let Some((weight, gradients)) = &mut backward else {
                 op.forward(pool, &mut self.logits, targets, losses, None);
                 continue;
             };
-            let weight = *weight;
-            let of_chunk = |row: usize, loss: f32| weight(range.start + row, loss);
+            let (weight, rows) = (*weight, &self.wanted[range.clone()]);
+            let of_chunk = |row: usize, loss: f32| weight(rows[row], loss);
             op.backward_with(pool, &mut self.logits, targets, of_chunk, losses, None);
             let products = &mut self.workspace.products;
             let x = &self.normed[range.start * dim..range.end * dim];
@@ -353,18 +373,36 @@ impl Training {
             let dx = &mut self.d_normed[range.start * dim..range.end * dim];
             input_gradient(pool, &[Term { dy, weight: head }], dx, Write::Set);
         }
+        if let Some((_, gradients)) = &mut backward
+            && wanted == 0
+            && gradients.write() == Write::Set
+            && let [Pair { weight: Some(dw), .. }] = gradients.at([place])
+        {
+            dw.fill(0.0);
+        }
+        self.losses.clear();
+        self.losses.resize(rows, 0.0);
+        for (&row, &loss) in self.wanted.iter().zip(&self.row_losses) {
+            self.losses[row] = loss;
+        }
         if let Some((_, gradients)) = backward {
             self.d_x.resize(rows * dim, 0.0);
             let norm = (Place::FinalNorm, &model.weights().norm);
             let sums = &mut self.workspace.d.sums;
-            network.norm_backward(
-                &self.x,
-                norm,
-                &self.d_normed,
-                (&mut self.d_x, Write::Set),
-                gradients,
-                sums,
-            );
+            let (x, d_x) = match wanted == rows {
+                true => (&self.x, &mut self.d_x),
+                false => {
+                    self.d_of_wanted.resize(wanted * dim, 0.0);
+                    (&self.of_wanted, &mut self.d_of_wanted)
+                }
+            };
+            network.norm_backward(x, norm, &self.d_normed, (d_x, Write::Set), gradients, sums);
+            if wanted < rows {
+                self.d_x.fill(0.0);
+                for (&row, d) in self.wanted.iter().zip(self.d_of_wanted.chunks_exact(dim)) {
+                    self.d_x[row * dim..(row + 1) * dim].copy_from_slice(d);
+                }
+            }
         }
     }
 
@@ -427,6 +465,13 @@ pub fn head_rows(vocab: usize) -> usize {
 
 fn chunks(rows: usize, size: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
+}
+
+/// The rows `wanted` of a matrix of `width` columns.
+fn gather<'a>(from: &[f32], width: usize, wanted: &[usize], to: &'a mut Vec<f32>) -> &'a Vec<f32> {
+    to.clear();
+    wanted.iter().for_each(|&row| to.extend_from_slice(&from[row * width..(row + 1) * width]));
+    to
 }
 
 fn copy(from: &[f32], to: &mut Vec<f32>) {

@@ -216,6 +216,23 @@ fn ignored_targets_weigh_nothing() {
     }
 }
 
+/// A batch without any target has a loss of 0 and gradients of 0, which replace those that were there.
+#[test]
+fn without_targets_nothing_is_learnt() {
+    for case in cases() {
+        let (_, mut gradients) = case.gradients(&case.model, Recompute::None);
+        let targets = vec![-1; case.targets.len()];
+        let batch = Batch { targets: &targets, ..case.batch() };
+        let mut training = Training::new(Recompute::None, CacheType::F32);
+        let losses =
+            training.gradients(&case.model, &batch, &|_, _| 1.0, &mut gradients, Write::Set).unwrap();
+        assert!(losses.iter().all(|&loss| loss == 0.0));
+        for (id, gradient) in gradients.iter() {
+            assert!(gradient.iter().all(|&g| g == 0.0), "{}: {id}", case.folder.display());
+        }
+    }
+}
+
 #[test]
 fn frozen_parameters_have_no_gradient_and_change_none() {
     use wootz_model::names::Place;

@@ -8,10 +8,14 @@ use ahash::AHashMap;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::{AddedToken, AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizer, Token};
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    Token,
+};
 
 use crate::error::Error;
 use crate::pieces::byte_to_char;
+use crate::tokenizer::Encoding;
 
 /// All that makes a merging tokenizer, as a file gave it.
 #[derive(Default)]
@@ -96,7 +100,26 @@ impl Bpe {
     /// The ids of `text`. With `parse`, special tokens in the text are recognised; `marker`, if any, is a character
     /// that keeps the text around it from being a special token and is then left out.
     pub fn encode(&self, text: &str, parse: bool, marker: Option<char>) -> Result<Vec<u32>, Error> {
-        let failed = |error: tokenizers::Error| Error::Encode(error.to_string());
+        let parts = self.tokenize(text, parse, marker)?;
+        let splits = parts.get_splits(OffsetReferential::Original, OffsetType::None);
+        let tokens = splits.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten();
+        Ok(tokens.map(|token| token.id).collect())
+    }
+
+    /// As [`encode`](Self::encode), and where in `text` each token begins.
+    pub fn encode_with_starts(
+        &self,
+        text: &str,
+        parse: bool,
+        marker: Option<char>,
+    ) -> Result<Encoding, Error> {
+        let parts = self.tokenize(text, parse, marker)?;
+        let encoding = parts.into_encoding(None, 0, OffsetType::Byte).map_err(failed)?;
+        let starts = encoding.get_offsets().iter().map(|&(start, _)| start).collect();
+        Ok(Encoding { ids: encoding.get_ids().to_vec(), starts })
+    }
+
+    fn tokenize(&self, text: &str, parse: bool, marker: Option<char>) -> Result<PreTokenizedString, Error> {
         if !self.missing.is_empty() {
             let kept: String = text.chars().filter(|&c| Some(c) != marker).collect();
             if let Some(byte) = kept.bytes().find(|byte| self.missing.contains(byte)) {
@@ -112,9 +135,7 @@ impl Bpe {
             pre_tokenizer.pre_tokenize(&mut parts).map_err(failed)?;
         }
         parts.tokenize(|part| self.model.tokenize(part.get())).map_err(failed)?;
-        let splits = parts.get_splits(OffsetReferential::Original, OffsetType::None);
-        let tokens = splits.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten();
-        Ok(tokens.map(|token| token.id).collect())
+        Ok(parts)
     }
 
     /// The id of the token that is spelled `token` in the vocabulary.
@@ -132,6 +153,10 @@ impl Bpe {
         let added = self.parsing.get_added_tokens_decoder().get(&id);
         added.map(|token| token.content.clone()).or_else(|| self.model.id_to_token(id))
     }
+}
+
+fn failed(error: tokenizers::Error) -> Error {
+    Error::Encode(error.to_string())
 }
 
 /// Gives added tokens the ids that their file states: the library asks the model for them, and would number them on

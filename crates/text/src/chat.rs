@@ -18,6 +18,14 @@ use crate::python::Dumps;
 pub use jiff::civil::DateTime;
 
 const NAME: &str = "chat template";
+/// The same template, with [`OPEN`] and [`CLOSE`] around what the assistant says.
+const MARKED: &str = "marked chat template";
+/// The filter that writes them.
+const MARK: &str = "mark_generation";
+/// Stand at both ends of what the assistant says. Unicode gives them to no character.
+pub(crate) const OPEN: char = '\u{FDEE}';
+/// As [`OPEN`].
+pub(crate) const CLOSE: char = '\u{FDEF}';
 /// Steps that a render may take; real templates take thousands. A template that loops forever ends in an error.
 const FUEL: u64 = 20_000_000;
 
@@ -69,8 +77,22 @@ impl ChatTemplate {
     /// [`Error::Raised`] with the template's own words where it refuses the conversation, [`Error::Template`] for
     /// anything else that goes wrong in it.
     pub fn render(&self, variables: &Map<String, serde_json::Value>) -> Result<String, Error> {
+        self.render_as(NAME, variables)
+    }
+
+    /// Whether the template says by `{% generation %}` what the assistant says.
+    pub fn marks_generation(&self) -> bool {
+        self.compiled.as_ref().is_ok_and(|environment| environment.get_template(MARKED).is_ok())
+    }
+
+    /// As [`render`](Self::render), with [`OPEN`] and [`CLOSE`] around what the assistant says.
+    pub(crate) fn render_marked(&self, variables: &Map<String, serde_json::Value>) -> Result<String, Error> {
+        self.render_as(MARKED, variables)
+    }
+
+    fn render_as(&self, name: &str, variables: &Map<String, serde_json::Value>) -> Result<String, Error> {
         let environment = self.compiled.as_ref().map_err(|message| Error::Template(message.clone()))?;
-        let rendered = environment.get_template(NAME).and_then(|template| template.render(Serde(variables)));
+        let rendered = environment.get_template(name).and_then(|template| template.render(Serde(variables)));
         rendered.map_err(|error| match find_raised(&error) {
             Some(Raised(message)) => Error::Raised(message.clone()),
             None => Error::Template(describe(&error)),
@@ -97,7 +119,13 @@ fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
     add_clock(&mut environment, Arc::new(|| jiff::Zoned::now().datetime()));
-    environment.add_template_owned(NAME, without_generation_tags(source))?;
+    let plain = replace_generation_tags(source, "if true", "endif");
+    if plain != source {
+        environment.add_filter(MARK, |said: &str| format!("{OPEN}{said}{CLOSE}"));
+        let marked = replace_generation_tags(source, &format!("filter {MARK}"), "endfilter");
+        environment.add_template_owned(MARKED, marked)?;
+    }
+    environment.add_template_owned(NAME, plain)?;
     Ok(environment)
 }
 
@@ -196,14 +224,15 @@ fn call_method(
 }
 
 /// Templates made for training mark what the assistant says with `{% generation %}`, which has no meaning for a
-/// prompt. The marks are made into a block that changes nothing, so that white space is trimmed as it would be.
-fn without_generation_tags(source: &str) -> String {
+/// prompt. The marks are made into a block of another kind, so that white space is trimmed as it would be: one that
+/// changes nothing, or one that shows where it begins and ends.
+fn replace_generation_tags(source: &str, open: &str, close: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find('{') {
         let (before, tag) = rest.split_at(start);
         plain.push_str(before);
-        let close = match tag.as_bytes().get(1) {
+        let bracket = match tag.as_bytes().get(1) {
             Some(b'%') => "%}",
             Some(b'{') => "}}",
             Some(b'#') => "#}",
@@ -213,12 +242,12 @@ fn without_generation_tags(source: &str) -> String {
                 continue;
             }
         };
-        let end = tag[2..].find(close).map_or(tag.len(), |at| 2 + at + close.len());
+        let end = tag[2..].find(bracket).map_or(tag.len(), |at| 2 + at + bracket.len());
         let (tag, after) = tag.split_at(end);
         let inside = tag.trim_matches(|c: char| c.is_whitespace() || "{%-+}".contains(c));
-        match (close, inside) {
-            ("%}", "generation") => plain.push_str(&tag.replace("generation", "if true")),
-            ("%}", "endgeneration") => plain.push_str(&tag.replace("endgeneration", "endif")),
+        match (bracket, inside) {
+            ("%}", "generation") => plain.push_str(&tag.replace("generation", open)),
+            ("%}", "endgeneration") => plain.push_str(&tag.replace("endgeneration", close)),
             _ => plain.push_str(tag),
         }
         rest = after;

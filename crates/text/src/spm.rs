@@ -12,6 +12,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 
 use crate::error::Error;
 use crate::pieces::fallback_byte;
+use crate::tokenizer::Encoding;
 
 /// What a token is for; GGUF's token types, as far as they make a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,32 +98,35 @@ impl Spm {
         Ok(Spm { tokens: by_text, names, bytes, user_defined: by_hand, always, parsing, options })
     }
 
-    /// The ids of `text`. With `parse`, special tokens in the text are recognised; `marker`, if any, is a character
-    /// that keeps the text around it from being a special token and is then left out.
-    pub fn encode(&self, text: &str, parse: bool, marker: Option<char>) -> Result<Vec<u32>, Error> {
+    /// The ids of `text`, and where in it each token begins (a space that was put before it, where it does). With
+    /// `parse`, special tokens in the text are recognised; `marker`, if any, is a character that keeps the text around
+    /// it from being a special token and is then left out.
+    pub fn encode(&self, text: &str, parse: bool, marker: Option<char>) -> Result<Encoding, Error> {
         let splitter = if parse { &self.parsing } else { &self.always };
-        let mut ids = Vec::new();
+        let mut encoding = Encoding::default();
         let mut after_special = true;
-        let mut normalized = String::new();
+        let mut normalized = Normalized::default();
         for part in splitter.split(text) {
             match part {
-                Part::Token(id) => {
-                    ids.push(id);
+                Part::Token(id, start) => {
+                    encoding.push(id, start);
                     after_special = true;
                 }
-                Part::Text(text) => {
-                    normalized.clear();
+                Part::Text(text, start) => {
+                    normalized.text.clear();
+                    normalized.origins.clear();
                     if self.options.space_prefix && after_special {
-                        normalized.push(self.space());
+                        normalized.push(self.space(), start);
                     }
-                    let kept = text.chars().filter(|&c| Some(c) != marker);
-                    normalized.extend(kept.map(|c| if c == ' ' { self.space() } else { c }));
-                    self.join(&normalized, &mut ids)?;
+                    for (at, c) in text.char_indices().filter(|&(_, c)| Some(c) != marker) {
+                        normalized.push(if c == ' ' { self.space() } else { c }, start + at);
+                    }
+                    self.join(&normalized, &mut encoding)?;
                     after_special = false;
                 }
             }
         }
-        Ok(ids)
+        Ok(encoding)
     }
 
     /// The id of the token that is spelled `token` in the vocabulary.
@@ -145,7 +149,8 @@ impl Spm {
         if self.options.escape_spaces { '\u{2581}' } else { ' ' }
     }
 
-    fn join(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), Error> {
+    fn join(&self, normalized: &Normalized, encoding: &mut Encoding) -> Result<(), Error> {
+        let Normalized { text, origins } = normalized;
         // Symbols are a doubly linked list over the text; a joined symbol takes the place of its left half, and the
         // right half becomes empty. A queued pair whose halves changed meanwhile has another length, and is dropped.
         let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
@@ -188,40 +193,49 @@ impl Spm {
         }
 
         let mut fused_unknown = false;
-        for symbol in symbols.iter().filter(|symbol| !symbol.is_empty()) {
+        // A symbol begins with the character that it was made of first: the one of its own number.
+        for (symbol, &origin) in symbols.iter().zip(origins).filter(|(symbol, _)| !symbol.is_empty()) {
             let piece = &text[symbol.start..symbol.end];
             let unknown = match self.tokens.get(piece) {
                 Some(&(id, _)) => {
-                    ids.push(id);
+                    encoding.push(id, origin);
                     false
                 }
-                None => !self.spell(piece, ids),
+                None => !self.spell(piece, origin, encoding),
             };
             if unknown && !fused_unknown {
-                ids.push(self.options.unk.ok_or_else(|| {
+                let unk = self.options.unk.ok_or_else(|| {
                     Error::Encode(format!(
                         "the vocabulary has no token for `{piece}`, no bytes and no unknown token"
                     ))
-                })?);
+                })?;
+                encoding.push(unk, origin);
             }
             fused_unknown = unknown;
         }
         Ok(())
     }
 
-    /// Appends `piece` in bytes, or nothing where one of them has no token.
-    fn spell(&self, piece: &str, ids: &mut Vec<u32>) -> bool {
-        let before = ids.len();
-        for byte in piece.bytes() {
-            match self.bytes[usize::from(byte)] {
-                Some(id) => ids.push(id),
-                None => {
-                    ids.truncate(before);
-                    return false;
-                }
-            }
-        }
-        true
+    /// Appends `piece`, which begins at `origin`, in bytes, or nothing where one of them has no token.
+    fn spell(&self, piece: &str, origin: usize, encoding: &mut Encoding) -> bool {
+        let ids: Option<Vec<u32>> = piece.bytes().map(|byte| self.bytes[usize::from(byte)]).collect();
+        let spelled = ids.is_some();
+        ids.into_iter().flatten().for_each(|id| encoding.push(id, origin));
+        spelled
+    }
+}
+
+/// A text as the tokens spell it, and where each of its characters is from.
+#[derive(Default)]
+struct Normalized {
+    text: String,
+    origins: Vec<usize>,
+}
+
+impl Normalized {
+    fn push(&mut self, c: char, origin: usize) {
+        self.text.push(c);
+        self.origins.push(origin);
     }
 }
 
@@ -267,9 +281,10 @@ impl PartialEq for Pair {
 
 impl Eq for Pair {}
 
+/// A part of a text, and where it begins.
 enum Part<'a> {
-    Text(&'a str),
-    Token(u32),
+    Text(&'a str, usize),
+    Token(u32, usize),
 }
 
 /// Finds whole tokens in a text: leftmost first, the longest of those that begin there.
@@ -297,13 +312,13 @@ impl Splitter {
         let mut done = 0;
         for found in self.finder.iter().flat_map(|finder| finder.find_iter(text)) {
             if done < found.start() {
-                parts.push(Part::Text(&text[done..found.start()]));
+                parts.push(Part::Text(&text[done..found.start()], done));
             }
-            parts.push(Part::Token(self.ids[found.pattern().as_usize()]));
+            parts.push(Part::Token(self.ids[found.pattern().as_usize()], found.start()));
             done = found.end();
         }
         if done < text.len() {
-            parts.push(Part::Text(&text[done..]));
+            parts.push(Part::Text(&text[done..], done));
         }
         parts
     }
@@ -323,9 +338,9 @@ mod tests {
     fn the_highest_score_is_joined_first_and_the_leftmost_of_equals() {
         use Role::Ordinary as O;
         let plain = spm(&[("a", 0.0, O), ("b", 0.0, O), ("ab", -2.0, O), ("ba", -1.0, O), ("aa", -1.0, O)]);
-        assert_eq!(plain.encode("aba", false, None).unwrap(), [0, 3]); // ba before ab
-        assert_eq!(plain.encode("aaa", false, None).unwrap(), [4, 0]); // the left of two aa
-        assert_eq!(plain.encode("", false, None).unwrap(), [0u32; 0]);
+        assert_eq!(plain.encode("aba", false, None).unwrap().ids, [0, 3]); // ba before ab
+        assert_eq!(plain.encode("aaa", false, None).unwrap().ids, [4, 0]); // the left of two aa
+        assert_eq!(plain.encode("", false, None).unwrap().ids, [0u32; 0]);
         assert!(matches!(plain.encode("c", false, None), Err(Error::Encode(_))));
     }
 
@@ -337,8 +352,8 @@ mod tests {
             [("cd", -1.0, O), ("bcd", -2.0, O), ("bcde", -3.0, O), ("abcde", -4.0, O), ("bc", -9.0, O)];
         let letters = ["a", "b", "c", "d", "e"].map(|letter| (letter, 0.0, O));
         let plain = spm(&[&letters[..], &joined].concat());
-        assert_eq!(plain.encode("abcde", false, None).unwrap(), [8]);
-        assert_eq!(plain.encode("abcd", false, None).unwrap(), [0, 6]);
+        assert_eq!(plain.encode("abcde", false, None).unwrap().ids, [8]);
+        assert_eq!(plain.encode("abcd", false, None).unwrap().ids, [0, 6]);
     }
 
     #[test]
@@ -346,10 +361,10 @@ mod tests {
         use Role::{Ordinary as O, Special, UserDefined};
         let tokens = [("<", 0.0, O), ("s", 0.0, O), (">", 0.0, O), ("<s", -1.0, O), ("<s>", 0.0, Special)];
         let plain = spm(&tokens);
-        assert_eq!(plain.encode("<s>", false, None).unwrap(), [3, 2]);
-        assert_eq!(plain.encode("<s>", true, None).unwrap(), [4]);
-        assert_eq!(plain.encode("<\u{FDD0}s>", true, Some('\u{FDD0}')).unwrap(), [3, 2]);
+        assert_eq!(plain.encode("<s>", false, None).unwrap().ids, [3, 2]);
+        assert_eq!(plain.encode("<s>", true, None).unwrap().ids, [4]);
+        assert_eq!(plain.encode("<\u{FDD0}s>", true, Some('\u{FDD0}')).unwrap().ids, [3, 2]);
         let by_hand = spm(&[tokens[0], tokens[1], tokens[2], tokens[3], ("<s>", 0.0, UserDefined)]);
-        assert_eq!(by_hand.encode("<s>", false, None).unwrap(), [4]);
+        assert_eq!(by_hand.encode("<s>", false, None).unwrap().ids, [4]);
     }
 }

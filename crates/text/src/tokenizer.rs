@@ -23,6 +23,23 @@ pub struct Special {
     pub parse: bool,
 }
 
+/// Tokens of a text, and where in it each begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// For each the byte of the text that it begins at, never less than for the one before. Tokens that stand for parts
+    /// of one character all begin where it does; those that were put before or after the text begin at its ends.
+    pub starts: Vec<usize>,
+}
+
+impl Encoding {
+    pub(crate) fn push(&mut self, id: u32, start: usize) {
+        self.ids.push(id);
+        self.starts.push(start);
+    }
+}
+
 /// Strings to token ids and back. Shared between threads by reference or in an `Arc`.
 pub struct Tokenizer {
     pub(crate) encoder: Encoder,
@@ -137,13 +154,40 @@ impl Tokenizer {
     fn encode_marked(&self, text: &str, special: Special, marker: Option<char>) -> Result<Vec<u32>, Error> {
         let ids = match &self.encoder {
             Encoder::Bpe(bpe) => bpe.encode(text, special.parse, marker)?,
-            Encoder::Spm { spm, .. } => spm.encode(text, special.parse, marker)?,
+            Encoder::Spm { spm, .. } => spm.encode(text, special.parse, marker)?.ids,
             Encoder::DecodeOnly(why) => return Err(Error::Encode((*why).to_owned())),
         };
         Ok(match special.add {
             true => [&self.prefix[..], &ids, &self.suffix].concat(),
             false => ids,
         })
+    }
+
+    /// As [`encode`](Self::encode), and where in `text` each token begins.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_with_starts(&self, text: &str, special: Special) -> Result<Encoding, Error> {
+        let mut encoding = self.encode_marked_with_starts(text, special.parse, None)?;
+        if special.add {
+            encoding.ids = [&self.prefix[..], &encoding.ids, &self.suffix].concat();
+            encoding.starts.splice(0..0, self.prefix.iter().map(|_| 0));
+            encoding.starts.extend(self.suffix.iter().map(|_| text.len()));
+        }
+        Ok(encoding)
+    }
+
+    pub(crate) fn encode_marked_with_starts(
+        &self,
+        text: &str,
+        parse: bool,
+        marker: Option<char>,
+    ) -> Result<Encoding, Error> {
+        match &self.encoder {
+            Encoder::Bpe(bpe) => bpe.encode_with_starts(text, parse, marker),
+            Encoder::Spm { spm, .. } => spm.encode(text, parse, marker),
+            Encoder::DecodeOnly(why) => Err(Error::Encode((*why).to_owned())),
+        }
     }
 
     /// The text of `ids`. Bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing.
@@ -246,14 +290,21 @@ impl Tokenizer {
     /// # Errors
     /// No template, one that cannot be rendered, or one that refuses the conversation.
     pub fn render_chat(&self, variables: &Map<String, Value>) -> Result<String, Error> {
+        self.template_for(variables)?.render(&self.with_own_variables(variables))
+    }
+
+    pub(crate) fn template_for(&self, variables: &Map<String, Value>) -> Result<&ChatTemplate, Error> {
         let has_tools = variables.get("tools").is_some_and(|tools| !tools.is_null());
         let for_tools = self.chat_template_named("tool_use").filter(|_| has_tools);
-        let template = for_tools.or_else(|| self.chat_template()).ok_or_else(|| {
+        for_tools.or_else(|| self.chat_template()).ok_or_else(|| {
             Error::Template("the model has none; give one with --template, or use plain text".to_owned())
-        })?;
+        })
+    }
+
+    pub(crate) fn with_own_variables(&self, variables: &Map<String, Value>) -> Map<String, Value> {
         let mut all = self.template_variables.clone();
         all.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
-        template.render(&all)
+        all
     }
 
     /// The ids of [`render_chat`](Self::render_chat)'s prompt. Special tokens are those that the template wrote:
@@ -262,12 +313,18 @@ impl Tokenizer {
     /// # Errors
     /// Those of [`render_chat`](Self::render_chat) and [`encode`](Self::encode).
     pub fn encode_chat(&self, variables: &Map<String, Value>) -> Result<Vec<u32>, Error> {
-        let special = Special { add: false, parse: true };
-        let Some(finder) = &self.special_finder else {
-            return self.encode(&self.render_chat(variables)?, special);
-        };
-        // A character that no text has breaks up what looks like a special token; it is taken out again after the
-        // true ones were found.
+        let (shielded, marker) = self.shielded(variables)?;
+        let prompt = self.render_chat(&shielded)?;
+        self.encode_marked(&prompt, Special { add: false, parse: true }, marker)
+    }
+
+    /// The variables with a character that no text has, in what looks like a special token and is none: it is to be
+    /// taken out again after the true ones were found.
+    pub(crate) fn shielded(
+        &self,
+        variables: &Map<String, Value>,
+    ) -> Result<(Map<String, Value>, Option<char>), Error> {
+        let Some(finder) = &self.special_finder else { return Ok((variables.clone(), None)) };
         let marker =
             noncharacters().find(|&marker| !variables.iter().any(|(_, value)| contains(value, marker)));
         let Some(marker) = marker else {
@@ -277,17 +334,18 @@ impl Tokenizer {
             let own = name.ends_with("_token"); // overrides of the model's marks are marks
             (name.clone(), if own { value.clone() } else { shield(value, finder, marker) })
         });
-        let prompt = self.render_chat(&shielded.collect())?;
-        self.encode_marked(&prompt, special, Some(marker))
+        Ok((shielded.collect(), Some(marker)))
     }
 }
 
-/// Code points that Unicode will never give to a character, U+FDD0 to U+FDEF.
+/// Code points that Unicode will never give to a character. The last three of them mark what the assistant says
+/// (`turns`).
 fn noncharacters() -> impl Iterator<Item = char> {
-    '\u{FDD0}'..='\u{FDEF}'
+    '\u{FDD0}'..='\u{FDEC}'
 }
 
-fn contains(value: &Value, marker: char) -> bool {
+/// Whether a text in `value` has this character.
+pub(crate) fn contains(value: &Value, marker: char) -> bool {
     match value {
         Value::String(text) => text.contains(marker),
         Value::Array(items) => items.iter().any(|item| contains(item, marker)),

@@ -5,17 +5,22 @@
 //! Training reads them back as a [`Source`]; a [`Loader`] makes batches of it, in an order that can be saved and taken
 //! up again, and a [`Validation`] walks through it once.
 //!
+//! To fine-tune on there are [`samples`]: texts and conversations, with which tokens of them are learnt.
+//!
 //! Symbols: B sequences a batch, T tokens a sequence.
 
 pub mod documents;
 pub mod encode;
 pub mod hellaswag;
 pub mod inputs;
+mod lines;
 mod loader;
 pub mod manifest;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod pipeline;
 pub mod prepare;
+pub mod samples;
 mod shuffle;
 mod source;
 mod token_bytes;

@@ -6,7 +6,7 @@
 //! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them; [`loss_scale`]: how
 //!   they keep within f16
 //! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
-//! - [`pretrain`]: steps until a run is complete
+//! - [`fit`]: steps until a run is complete; [`pretrain`]: on a corpus
 //! - [`run`]: the folder of a run: settings, metrics, checkpoints, report
 //! - [`progress`]: what a terminal shows meanwhile
 
@@ -14,6 +14,7 @@
 
 pub mod data;
 pub mod error;
+pub mod fit;
 pub mod loss_scale;
 pub mod optimizer;
 pub mod outlier;
@@ -21,6 +22,7 @@ pub mod pretrain;
 pub mod progress;
 pub mod run;
 pub mod schedule;
+pub mod sft;
 pub mod stories;
 pub mod trainer;
 

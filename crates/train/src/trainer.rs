@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::ops::grad_norm::{is_all_zero, sum_of_squares};
+use wootz_kernels::rng::Rng;
 use wootz_kernels::{DType, panels};
 use wootz_model::names::{Place, TensorId};
 use wootz_model::save::Tensors;
@@ -65,6 +66,7 @@ pub struct Trainer {
     gradients: Gradients,
     /// Gradients are scaled down to this norm.
     clip: Option<f64>,
+    draw: Option<u64>,
     sums: Vec<f64>,
 }
 
@@ -97,8 +99,6 @@ pub enum Refused {
 
 impl Trainer {
     /// Takes over a model. Matrices that are trained take on the wanted format, but for an adapter's, which stay in f32.
-    ///
-    /// Panics if an adapter is to be trained and the model has none.
     pub fn new(
         mut model: Model,
         options: Options,
@@ -110,14 +110,17 @@ impl Trainer {
         let gradients = match trained {
             Trained::All => Gradients::new(model.config(), |_| true),
             Trained::Adapter { beside } => {
-                let adapter = model.adapters().first().expect("an adapter to train");
-                Gradients::of_adapter(model.config(), adapter, |place| beside.contains(&place))
+                let is_beside = |place: Place| beside.contains(&place);
+                match model.adapters().first() {
+                    Some(adapter) => Gradients::of_adapter(model.config(), adapter, is_beside),
+                    None => Gradients::new(model.config(), is_beside),
+                }
             }
         };
         let optimizer = Optimizer::new(options, &mut model, &gradients, format.dtype());
         let training = Training::new(recompute, CacheType::F32);
         let loss_scale = (format == Format::F16).then(LossScale::default);
-        Trainer { model, optimizer, loss_scale, training, gradients, clip, sums: Vec::new() }
+        Trainer { model, optimizer, loss_scale, training, gradients, clip, draw: None, sums: Vec::new() }
     }
 
     /// One step over the batches together, as if they were one: the loss is the mean over all of their targets.
@@ -143,10 +146,12 @@ impl Trainer {
         let mut total = 0.0;
         for (i, batch) in batches.iter().enumerate() {
             let write = if i == 0 { Write::Set } else { Write::Add };
+            self.training.set_draw(self.draw.map(|draw| Rng::new(draw, i as u64).next()));
             let weight = |_: usize, _: f32| weight;
             let losses = self.training.gradients(&self.model, batch, &weight, &mut self.gradients, write)?;
             total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
         }
+        self.training.set_draw(None);
         let loss = total / targets.max(1) as f64;
         let mut squares = 0.0;
         let mut refused = match targets {
@@ -177,6 +182,11 @@ impl Trainer {
         if let Some(loss_scale) = &mut self.loss_scale {
             loss_scale.fits();
         }
+    }
+
+    /// What dropout leaves out of the next step, as a function of this number; `None` for nothing.
+    pub fn set_draw(&mut self, draw: Option<u64>) {
+        self.draw = draw;
     }
 
     /// The sum of losses over the targets that count, in nats, and their number.

@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use wootz_kernels::{DType, Pool};
 use wootz_model::config::DecoderConfig;
 use wootz_model::init::Init;
+use wootz_model::lora::{Adapter, LoraOptions, Scaling};
+use wootz_model::names::Part;
 use wootz_model::plan::{Plan, Shape};
 use wootz_model::presets::{Overrides, preset};
 use wootz_model::weights::Weights;
@@ -50,16 +52,16 @@ fn trainer(name: &str, shape: &Shape) -> Trainer {
 }
 
 fn step(trainer: &mut Trainer, shape: &Shape) {
-    let rows = shape.batch * shape.seq;
+    let rows = shape.rows;
     let tokens: Vec<u32> = (0..rows as u32).map(|i| i * 7 % 1000).collect();
     let targets: Vec<i32> = (0..rows as i32).map(|i| i * 11 % 1000).collect();
-    let lengths = vec![shape.seq; shape.batch];
+    let lengths = vec![shape.longest; shape.sequences];
     let batch = Batch { tokens: &tokens, targets: &targets, lengths: &lengths };
     assert_eq!(trainer.step(&[batch], 1e-3).unwrap().refused, None);
 }
 
 fn shapes() -> impl Iterator<Item = (&'static str, Shape)> {
-    let of = |name, batch, seq, dtype, recompute| (name, Shape { batch, seq, dtype, recompute, threads: 2 });
+    let of = |name, batch, seq, dtype, recompute| (name, Shape::even([batch, seq], dtype, recompute, 2));
     [
         of("gpt2-124m", 2, 64, DType::F32, Recompute::None),
         of("gpt2-124m", 1, 200, DType::BF16, Recompute::Block),
@@ -88,6 +90,62 @@ fn the_plan_is_what_is_taken() {
         let off = taken as f64 / planned as f64 - 1.0;
         println!("{name} {shape:?}: {taken} taken, {planned} planned, {:.2} % off", 100.0 * off);
         assert!(off.abs() <= 0.02, "{name} {shape:?}: {taken} taken, {planned} planned: {plan:?}");
+    }
+}
+
+/// The same for an adapter, over weights that stay as they are, and sequences that are not equally long.
+#[test]
+fn the_plan_of_an_adapter_is_what_is_taken() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let all = [Part::Q, Part::K, Part::V, Part::O, Part::Gate, Part::Up, Part::Down];
+    for (name, dtype, recompute, dropout, targets) in [
+        ("llama-15m", DType::F32, Recompute::None, 0.0, &[Part::Q, Part::V][..]),
+        ("llama-15m", DType::BF16, Recompute::None, 0.0, &[Part::Q, Part::V][..]),
+        ("llama-15m", DType::BF16, Recompute::None, 0.1, &all[..]),
+        ("llama-15m", DType::F32, Recompute::Block, 0.0, &all[..]),
+        ("tiny", DType::F32, Recompute::All, 0.1, &[Part::Down][..]),
+    ] {
+        let (architecture, config) = config(name);
+        let before = ALLOCATOR.allocated();
+        let pool = Pool::new(2);
+        let init = Init::default();
+        let mut weights =
+            Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+        weights.convert(&pool, dtype, |_| true);
+        let mut model = Model::from_weights(architecture, config, weights, pool);
+        let options = LoraOptions {
+            rank: 16,
+            alpha: 32.0,
+            scaling: Scaling::Rank,
+            targets: targets.to_vec(),
+            dropout,
+            seed: 1,
+        };
+        let adapter = Adapter::new(model.config(), model.pool(), &options).unwrap();
+        let lengths = vec![400, 100, 12];
+        let shape = Shape { rows: 512, sequences: 3, longest: 400, dtype, recompute, threads: 2 };
+        let plan = Plan::of_adapter(model.config(), &shape, &adapter, model.weight_bytes());
+        let moments = 2 * plan.gradients;
+        model.adapters_mut().push(adapter);
+        let options = Options { rule: RULE, weight_decay: 0.0, decay: Decay::Matrices };
+        let trained = Trained::Adapter { beside: vec![] };
+        let mut trainer = Trainer::new(model, options, Format::F32, recompute, Some(1.0), trained);
+        let mut step = || {
+            let tokens: Vec<u32> = (0..512).map(|i| i * 7 % 1000).collect();
+            let targets: Vec<i32> = (0..512).map(|i| if i % 8 == 0 { -1 } else { i * 11 % 1000 }).collect();
+            let batch = Batch { tokens: &tokens, targets: &targets, lengths: &lengths };
+            trainer.set_draw(Some(3));
+            assert_eq!(trainer.step(&[batch], 1e-3).unwrap().refused, None);
+        };
+        step();
+        let taken = ALLOCATOR.allocated() - before;
+        let planned = plan.total() + moments;
+        let off = taken as f64 / planned as f64 - 1.0;
+        println!("{name} {dtype} {recompute:?}: {taken} taken, {planned} planned, {:.2} % off", 100.0 * off);
+        assert!(off.abs() <= 0.02, "{name} {dtype}: {taken} taken, {planned} planned: {plan:?}");
+        ALLOCATOR.set_limit(ALLOCATOR.allocated() + (256 << 10)).unwrap();
+        step();
+        ALLOCATOR.set_limit(usize::MAX).unwrap();
     }
 }
 

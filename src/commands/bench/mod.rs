@@ -60,12 +60,16 @@ pub struct BenchArgs {
 enum Action {
     /// Training steps, and where their time goes
     Train(train::TrainBenchArgs),
+    /// Steps of fine-tuning with an adapter, and where their time goes
+    Sft(train::SftBenchArgs),
 }
 
 /// Runs the command.
 pub fn run(args: BenchArgs) -> Result<()> {
-    if let Some(Action::Train(args)) = &args.action {
-        return train::run(args);
+    match &args.action {
+        Some(Action::Train(args)) => return train::run(args),
+        Some(Action::Sft(args)) => return train::run_sft(args),
+        None => {}
     }
     let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
     match &args.model {

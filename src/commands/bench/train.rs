@@ -1,4 +1,4 @@
-//! `wootz bench train`: the time of a training step, and where it goes.
+//! `wootz bench train` and `wootz bench sft`: the time of a training step, and where it goes.
 
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -16,10 +16,12 @@ use wootz_model::config::Mlp;
 use wootz_model::flops::TokenFlops;
 use wootz_model::init::Init;
 use wootz_model::load::LoadOptions;
+use wootz_model::lora::{Adapter, LoraOptions, Scaling};
 use wootz_model::presets::{Overrides, preset};
 use wootz_model::weights::Weights;
 use wootz_model::{Batch, DecoderConfig, Model, Recompute};
 use wootz_train::optimizer::{Adam, Decay, Options, Rule};
+use wootz_train::sft::targets;
 use wootz_train::trainer::{Format, Trained, Trainer};
 
 /// Measure training steps, and where their time goes
@@ -51,12 +53,48 @@ pub struct TrainBenchArgs {
     json: bool,
 }
 
+/// Measure steps of fine-tuning with an adapter, and where their time goes
+#[derive(Debug, clap::Args)]
+pub struct SftBenchArgs {
+    #[command(flatten)]
+    step: TrainBenchArgs,
+    /// The adapter's rank
+    #[arg(long, value_name = "R", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    lora_rank: u32,
+    /// The projections that it changes, as `wootz sft` takes them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "q,v")]
+    lora_targets: Vec<String>,
+}
+
+/// Runs `wootz bench sft`.
+pub fn run_sft(args: &SftBenchArgs) -> Result<()> {
+    bench(&args.step, Some(args))
+}
+
+/// Runs `wootz bench train`.
+pub fn run(args: &TrainBenchArgs) -> Result<()> {
+    bench(args, None)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum FormatArg {
     F32,
     Bf16,
     F16,
 }
+
+impl FormatArg {
+    fn format(self) -> Format {
+        match self {
+            FormatArg::F32 => Format::F32,
+            FormatArg::Bf16 => Format::Bf16,
+            FormatArg::F16 => Format::F16,
+        }
+    }
+}
+
+/// The kinds of operations that frozen weights do without.
+const OF_WEIGHTS: [&str; 2] = ["gradients of weights", "AdamW"];
 
 /// Some operations of one kind, of a whole step.
 struct Share {
@@ -67,24 +105,35 @@ struct Share {
     bytes: f64,
 }
 
-/// Runs the command.
-pub fn run(args: &TrainBenchArgs) -> Result<()> {
+fn bench(args: &TrainBenchArgs, adapter: Option<&SftBenchArgs>) -> Result<()> {
     let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
     let (batch, seq) = (args.batch as usize, args.seq as usize);
-    let model = model(&args.model, threads)?;
+    let mut model = model(&args.model, threads, args.dtype, adapter.is_some())?;
     let config = model.config().clone();
     if seq > config.max_seq {
         bail!("--seq {seq}: the model's longest sequence is {}", config.max_seq);
     }
-    let format = match args.dtype {
-        FormatArg::F32 => Format::F32,
-        FormatArg::Bf16 => Format::Bf16,
-        FormatArg::F16 => Format::F16,
-    };
+    let format = args.dtype.format();
     let rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.95, eps: 1e-8 });
     let options = Options { rule, weight_decay: 0.1, decay: Decay::Matrices };
     let peaks = Peaks::measure(model.pool());
-    let mut trainer = Trainer::new(model, options, format, Recompute::None, Some(1.0), Trained::All);
+    let trained = match adapter {
+        None => Trained::All,
+        Some(args) => {
+            let options = LoraOptions {
+                rank: args.lora_rank as usize,
+                alpha: 32.0,
+                scaling: Scaling::Rank,
+                targets: targets(&args.lora_targets, &model.projections())?,
+                dropout: 0.0,
+                seed: 1,
+            };
+            let adapter = Adapter::new(model.config(), model.pool(), &options)?;
+            model.put_on(adapter)?;
+            Trained::Adapter { beside: Vec::new() }
+        }
+    };
+    let mut trainer = Trainer::new(model, options, format, Recompute::None, Some(1.0), trained);
     let mut rng = Rng::new(1, 0);
     let mut random = || (rng.next() % config.vocab_size as u64) as u32;
     let tokens: Vec<u32> = (0..batch * seq).map(|_| random()).collect();
@@ -105,10 +154,16 @@ pub fn run(args: &TrainBenchArgs) -> Result<()> {
         Format::F32 | Format::F16 => peaks.f32_flops,
         Format::Bf16 => peaks.bf16_flops,
     };
-    let flops = TokenFlops::new(&config, seq).training() * (batch * seq) as f64;
+    // Without gradients of the weights, two products of three are left.
+    let part = if adapter.is_some() { 2.0 / 3.0 } else { 1.0 };
+    let flops = part * TokenFlops::new(&config, seq).training() * (batch * seq) as f64;
     let tokens_per_second = (batch * seq) as f64 / median;
-    let shares =
+    let mut shares =
         if args.ops { shares(trainer.model.pool(), &config, [batch, seq], format) } else { Vec::new() };
+    if adapter.is_some() {
+        shares.retain(|share| !OF_WEIGHTS.contains(&share.name));
+    }
+    let resident = peak_bytes();
     if args.json {
         let ops: Vec<_> = shares
             .iter()
@@ -127,6 +182,7 @@ pub fn run(args: &TrainBenchArgs) -> Result<()> {
                 "tokens_per_second": tokens_per_second,
                 "flops_per_second": flops / median,
                 "share_of_peak": flops / median / peak,
+                "peak_resident_bytes": resident,
                 "ops": ops,
             })
         );
@@ -141,6 +197,9 @@ pub fn run(args: &TrainBenchArgs) -> Result<()> {
         flops / median / 1e9,
         100.0 * flops / median / peak
     );
+    if let Some(bytes) = resident {
+        println!("at most {:.2} GiB in memory", bytes as f64 / f64::from(1 << 30));
+    }
     if !shares.is_empty() {
         print_shares(&shares, median, peak, peaks.read_bytes);
     }
@@ -167,15 +226,28 @@ fn print_shares(shares: &[Share], step: f64, peak: f64, read: f64) {
     println!("{:24} {:>9.1} {:>7.0} %", "norms, loss and the rest", rest * 1e3, 100.0 * rest / step);
 }
 
-fn model(name: &str, threads: usize) -> Result<Model> {
+/// The most memory that the process has had, where the system says.
+fn peak_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// A model to train as a whole, or weights that stay as they are, in the products' type.
+fn model(name: &str, threads: usize, dtype: FormatArg, frozen: bool) -> Result<Model> {
     let Ok(preset) = preset(name) else {
         let path = crate::model_arg::resolve(Some(name))?;
-        return Ok(Model::load(&path, &LoadOptions { precision: Precision::F32, threads })?);
+        let exact = !frozen || dtype == FormatArg::F32;
+        let precision = if exact { Precision::F32 } else { Precision::Native };
+        return Ok(Model::load(&path, &LoadOptions { precision, threads })?);
     };
     let (architecture, config) = preset.config(&Overrides::default())?;
     let pool = Pool::new(threads);
     let init = Init::default();
-    let weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+    let mut weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+    if frozen {
+        weights.convert(&pool, dtype.format().dtype(), |_| true);
+    }
     Ok(Model::from_weights(architecture, config, weights, pool))
 }
 
@@ -219,10 +291,10 @@ fn shares(pool: &Pool, config: &DecoderConfig, [batch, seq]: [usize; 2], format:
     vec![
         product("products", forward),
         product("gradients of inputs", dx),
-        product("gradients of weights", dw),
+        product(OF_WEIGHTS[0], dw),
         Share { name: "attention", seconds: attended, flops: 2.0 * pairs, bytes: 0.0 },
         Share { name: "attention, backward", seconds: attended_back, flops: 5.0 * pairs, bytes: 0.0 },
-        Share { name: "AdamW", seconds: adamw(pool, parameters), flops: 0.0, bytes: 28.0 * parameters },
+        Share { name: OF_WEIGHTS[1], seconds: adamw(pool, parameters), flops: 0.0, bytes: 28.0 * parameters },
     ]
 }
 

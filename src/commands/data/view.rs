@@ -1,4 +1,4 @@
-//! `wootz data view FILE...`: what is in token shards, and in texts.
+//! `wootz data view FILE...`: what is in token shards, and in texts; with `--model`, in samples to fine-tune on.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
@@ -16,34 +16,74 @@ use wootz_train::data::manifest::Manifest;
 use wootz_train::data::{Split, shards};
 
 use super::ReadingArgs;
+use super::samples::{self, SampleArgs, Showing};
 use crate::commands::answer::{note, show};
 use crate::commands::tokenizer::named;
 
 /// Arguments of `wootz data view`.
 #[derive(Debug, clap::Args)]
 pub struct ViewArgs {
-    /// Token shards, a folder of them (the first of each split), text, .jsonl or .parquet files, or `stories`
+    /// Token shards, a folder of them (the first of each split), text, .jsonl or .parquet files, or `stories`; with
+    /// --model, samples in .jsonl, .parquet, .safetensors or .bin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
-    /// Documents to show
+    /// Show samples as this model is to learn them: what is learnt green, or in brackets
+    #[arg(long, value_name = "MODEL", conflicts_with = "tokenizer")]
+    model: Option<String>,
+    /// Documents, or samples, to show
     #[arg(short = 'n', long, value_name = "N", default_value = "3")]
     documents: usize,
-    /// Tokens of a document to show
-    #[arg(long, value_name = "N", default_value = "128")]
-    tokens: usize,
+    /// Tokens of each to show [default: 128, of a sample 1024]
+    #[arg(long, value_name = "N")]
+    tokens: Option<usize>,
     /// `gpt2`, `bytes`, a tokenizer.json, or a model [default: what data.json beside the shard says]
     #[arg(long, value_name = "T")]
     tokenizer: Option<String>,
     /// Print one JSON object a file
     #[arg(long)]
     json: bool,
+    /// Never in colour (nor does NO_COLOR in the environment, or without a terminal)
+    #[arg(long, alias = "no-color")]
+    no_colour: bool,
     #[command(flatten)]
     reading: ReadingArgs,
+    #[command(flatten)]
+    samples: SampleArgs,
 }
 
 /// Prints what is in each file.
 pub fn run(args: &ViewArgs) -> Result<()> {
+    if let Some(model) = &args.model {
+        let showing = Showing {
+            samples: args.documents,
+            tokens: args.tokens.unwrap_or(1024),
+            as_json: args.json,
+            look: args.look(),
+        };
+        return samples::view(&args.files, model, &args.samples, args.reading.reading().on_bad, &showing);
+    }
     args.files.iter().try_for_each(|name| view(name, args))
+}
+
+/// How text is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// For a terminal, in colour.
+    Colour,
+    /// As text and nothing else.
+    Plain,
+}
+
+impl ViewArgs {
+    /// Tokens of a document to show.
+    fn tokens(&self) -> usize {
+        self.tokens.unwrap_or(128)
+    }
+
+    fn look(&self) -> Look {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if self.no_colour || forbidden || !io::stdout().is_terminal() { Look::Plain } else { Look::Colour }
+    }
 }
 
 /// What is known of a file, and its first documents.
@@ -86,7 +126,7 @@ fn view(name: &str, args: &ViewArgs) -> Result<()> {
         }
     }
     let text: Vec<String> =
-        views.iter().map(|view| if args.json { view.json() } else { view.text() }).collect();
+        views.iter().map(|view| if args.json { view.json() } else { view.text(args.look()) }).collect();
     show(&text.join(if args.json { "" } else { "\n" })).map(|_| ())
 }
 
@@ -141,7 +181,7 @@ fn view_shard(path: &Path, tokenizer: Option<&Rc<Tokenizer>>, args: &ViewArgs) -
             }
             // The last one is only there to end the one before.
             if let Some(last) = documents.last_mut() {
-                if last.ids.len() < args.tokens { last.ids.push(id) } else { last.more += 1 }
+                if last.ids.len() < args.tokens() { last.ids.push(id) } else { last.more += 1 }
             }
         }
     }
@@ -211,7 +251,7 @@ fn view_text(input: Input, tokenizer: Option<&Rc<Tokenizer>>, args: &ViewArgs) -
             continue;
         };
         if tokenizer.is_some() {
-            let room = args.tokens.saturating_sub(last.ids.len()).min(ids.len());
+            let room = args.tokens().saturating_sub(last.ids.len()).min(ids.len());
             last.ids.extend_from_slice(&ids[..room]);
             last.more += (ids.len() - room) as u64;
         } else if piece.starts {
@@ -259,7 +299,7 @@ impl View {
         format!("{}\n", Value::Object(object))
     }
 
-    fn text(&self) -> String {
+    fn text(&self, look: Look) -> String {
         let mut out = format!("{}\n", self.path.display());
         for (key, value) in &self.facts {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -276,7 +316,6 @@ impl View {
                 fact("first_outside").unwrap_or(0)
             );
         }
-        let in_color = io::stdout().is_terminal();
         for (number, shown) in (1..).zip(&self.documents) {
             let _ = writeln!(out, "\n--- {number}");
             let unit = match (&shown.text, &self.tokenizer) {
@@ -285,7 +324,7 @@ impl View {
                     "bytes"
                 }
                 (None, Some(tokenizer)) => {
-                    out += &with_boundaries(&shown.ids, tokenizer, in_color);
+                    out += &with_boundaries(&shown.ids, tokenizer, look);
                     "tokens"
                 }
                 (None, None) => {
@@ -307,7 +346,7 @@ impl View {
 }
 
 /// Text without anything that a terminal would act upon.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() && c != '\n' && c != '\t' { out.extend(c.escape_default()) } else { out.push(c) }
@@ -316,7 +355,7 @@ fn printable(text: &str) -> String {
 }
 
 /// The text of ids, each told from the next by its color, or by a bar. Half a character is U+FFFD.
-fn with_boundaries(ids: &[u32], tokenizer: &Tokenizer, in_color: bool) -> String {
+fn with_boundaries(ids: &[u32], tokenizer: &Tokenizer, look: Look) -> String {
     let piece = |id: u32| {
         if id as usize >= tokenizer.vocab_size() {
             return format!("<{id}?>");
@@ -324,7 +363,7 @@ fn with_boundaries(ids: &[u32], tokenizer: &Tokenizer, in_color: bool) -> String
         printable(&String::from_utf8_lossy(&tokenizer.token_bytes(id)))
     };
     let pieces = ids.iter().map(|&id| piece(id));
-    if !in_color {
+    if look == Look::Plain {
         return pieces.collect::<Vec<_>>().join("|");
     }
     const COLORS: [&str; 2] = ["\x1b[30;46m", "\x1b[30;43m"];
@@ -345,8 +384,8 @@ mod tests {
         let tokenizer = train::bytes().unwrap().tokenizer;
         let mut ids = tokenizer.encode("a\x1b\n", Special::default()).unwrap();
         ids.push(999);
-        assert_eq!(with_boundaries(&ids, &tokenizer, false), "a|\\u{1b}|\n|<999?>");
-        let colored = with_boundaries(&ids, &tokenizer, true);
+        assert_eq!(with_boundaries(&ids, &tokenizer, Look::Plain), "a|\\u{1b}|\n|<999?>");
+        let colored = with_boundaries(&ids, &tokenizer, Look::Colour);
         assert!(colored.starts_with("\x1b[30;46ma\x1b[0m\x1b[30;43m\\u{1b}\x1b[0m"), "{colored:?}");
         assert!(colored.contains("\x1b[0m\n\x1b["), "{colored:?}");
     }

@@ -2,17 +2,17 @@
 
 mod corpus;
 mod settings;
-mod watch;
 
+use super::memory;
+use super::watch::{Samples, Screen, beginning};
 use crate::interrupt::Listener;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use corpus::{Corpus, Wanted};
 use serde_json::json;
 use settings::SettingsArgs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use watch::{Samples, Screen};
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{Pool, Precision, pool};
 use wootz_model::flops::{TokenFlops, parameters};
@@ -24,8 +24,9 @@ use wootz_model::weights::Weights;
 use wootz_model::{DecoderConfig, Model};
 use wootz_text::Tokenizer;
 use wootz_train::data::hellaswag;
+use wootz_train::fit::{DtypeName, End, Run};
 use wootz_train::optimizer::Optimizer;
-use wootz_train::pretrain::{DtypeName, End, Inputs, Run, Settings};
+use wootz_train::pretrain::{Inputs, Settings};
 use wootz_train::progress::{Progress, Style};
 use wootz_train::run::checkpoint::{Check, Store};
 use wootz_train::run::{Folder, IfTaken, dated_name};
@@ -112,7 +113,7 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
         Source::File { path, .. } => load_model(&path, threads)?,
         Source::Preset(_) => {
             let pool = Pool::new(threads);
-            let init = Init { seed: settings.seed, std: settings.init_std };
+            let init = Init { seed: settings.learning.seed, std: settings.init_std };
             let weights =
                 Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
             Model::from_weights(architecture, config, weights, pool)
@@ -120,7 +121,7 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
     };
     let tokenizer = corpus.tokenizer.clone();
     let inputs = inputs(settings.clone(), model, corpus)?;
-    let run = Run::begin(inputs, || match &args.name {
+    let run = inputs.begin(|| match &args.name {
         Some(name) => Folder::create(&args.runs, name, IfTaken::Refuse),
         None => {
             let short =
@@ -145,7 +146,7 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
             path.display()
         )
     };
-    if checkpoint.step() >= settings.steps {
+    if checkpoint.step() >= settings.learning.steps {
         bail!(
             "{}: all {} steps are done; give --steps with a larger number to go on",
             path.display(),
@@ -159,7 +160,7 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
     let corpus = read_data(&settings, &source, threads)?;
     check_memory(model.config(), &settings, threads, args.memory)?;
     let tokenizer = corpus.tokenizer.clone();
-    let run = Run::resume(inputs(settings.clone(), model, corpus)?, folder, &checkpoint)?;
+    let run = inputs(settings.clone(), model, corpus)?.resume(folder, &checkpoint)?;
     Ok(Ready { run, settings, tokenizer })
 }
 
@@ -303,13 +304,11 @@ fn check_memory(
     threads: usize,
     limit: Option<usize>,
 ) -> Result<()> {
-    let dtype = settings.format().dtype();
-    let shape =
-        Shape { batch: settings.batch, seq: settings.seq, dtype, recompute: settings.recompute(), threads };
+    let dtype = settings.learning.format().dtype();
+    let recompute = settings.learning.recompute();
+    let shape = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
     let plan = Plan::new(config, &shape);
-    let [moments, masters] = Optimizer::bytes(settings.optimizer_options().rule, config, dtype);
-    let total = plan.total() + moments + masters;
-    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let [moments, masters] = Optimizer::bytes(settings.learning.options().rule, config, dtype);
     let rows = [
         ("weights", plan.weights),
         ("weights in f32", masters),
@@ -319,38 +318,16 @@ fn check_memory(
         ("logits", plan.logits),
         ("workspace", plan.workspace),
     ];
-    let list: Vec<String> = (rows.iter().filter(|(_, bytes)| *bytes > 0))
-        .map(|(name, bytes)| format!("{name} {:.1}", mib(*bytes)))
-        .collect();
-    eprintln!("memory: {:.1} MiB ({})", mib(total), list.join(", "));
-    let available = limit.map(|limit| limit << 20).or_else(free_memory);
-    if let Some(available) = available
-        && total > available
-    {
-        bail!(
-            "{:.0} MiB are needed and {:.0} MiB {}; try a smaller --batch with --accumulate, a shorter --seq, \
-             --recompute block, or a smaller model",
-            mib(total),
-            mib(available),
-            if limit.is_some() { "allowed" } else { "free" }
-        );
-    }
-    Ok(())
-}
-
-/// Memory that can be taken without swapping, in bytes, where the system says.
-fn free_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib << 10)
+    let advice =
+        "a smaller --batch with --accumulate, a shorter --seq, --recompute block, or a smaller model";
+    memory::check(&rows, 0, limit, advice)
 }
 
 fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
     let Ready { run, settings, tokenizer } = ready;
     let config = run.model().config();
     let peaks = Peaks::measure(run.model().pool());
-    let peak = match settings.dtype {
+    let peak = match settings.learning.dtype {
         DtypeName::F32 | DtypeName::F16 => peaks.f32_flops,
         DtypeName::Bf16 => peaks.bf16_flops,
     };
@@ -359,17 +336,18 @@ fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
         run.folder().path().display(),
         (parameters(config) as f64 / 1e5).round() / 10.0,
         settings.tokens_per_step(),
-        settings.steps
+        settings.learning.steps
     );
     let style = if args.plain { Style::Lines(Default::default()) } else { Style::Auto };
     Screen {
-        progress: Progress::new(settings.steps, run.step(), style),
+        progress: Progress::new(settings.learning.steps, run.step(), style),
         listener: Listener::new(),
         tokenizer: tokenizer.clone(),
-        seed: settings.seed,
-        steps: settings.steps,
+        seed: settings.learning.seed,
+        steps: settings.learning.steps,
         flops: TokenFlops::new(config, settings.seq).training(),
         peak: (peak > 0.0).then_some(peak),
+        prompt: tokenizer.as_deref().map(beginning).unwrap_or_default(),
         samples: if args.json { Samples::LeftOut } else { Samples::Shown },
         last_val: None,
         last_step: None,
@@ -392,9 +370,4 @@ fn advise(run: &Run, end: End, begun: Instant) {
             println!("  wootz train --model story --steps 20000           a larger model, for longer");
         }
     }
-}
-
-/// The text of a file; an error names it.
-fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -1,14 +1,19 @@
 //! The flags of `wootz train`, the file that may hold them, and what they are when nobody says.
 
-use anyhow::{Context, Result, bail};
+use crate::commands::flags::parse_name;
+use crate::commands::settings::{
+    LearningArgs, MeanwhileArgs, UsualLearning, UsualMeanwhile, from_file, refuse_changes,
+};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use wootz_train::data::Order;
-use wootz_train::pretrain::{DtypeName, OptimizerName, RecomputeName, Settings, Sizes};
+use wootz_train::fit::DtypeName;
+use wootz_train::pretrain::{Settings, Sizes};
 
 /// Every setting, if it was given. The file of `--config` has the same names.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub struct SettingsArgs {
     /// A preset (tiny, story, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m, llama-15m, llama-42m, llama-110m, qwen3-0.6b,
     /// gemma3-270m, gemma3-1b), or a model to go on with [default: tiny]
@@ -66,84 +71,18 @@ pub struct SettingsArgs {
     /// Tokens to learn from, in place of --steps
     #[arg(long, value_name = "N", conflicts_with = "steps", help_heading = "Steps")]
     tokens: Option<u64>,
-    /// `adamw`, `sgd` (momentum: --beta1), or `muon` for the blocks' matrices with AdamW for the rest
-    #[arg(long, value_name = "RULE", value_parser = parse_name::<OptimizerName>, help_heading = "Optimiser")]
-    optimizer: Option<OptimizerName>,
-    /// The highest learning rate
-    #[arg(long, value_name = "LR", help_heading = "Optimiser")]
-    lr: Option<f64>,
-    /// `constant`, `linear`, `cosine` or `wsd`, after the warm-up
-    #[arg(long, value_name = "S", help_heading = "Optimiser")]
-    schedule: Option<String>,
-    /// Steps of the warm-up
-    #[arg(long, value_name = "N", help_heading = "Optimiser")]
-    warmup: Option<u64>,
-    /// The last learning rate, as a share of the highest
-    #[arg(long, value_name = "F", help_heading = "Optimiser")]
-    final_lr: Option<f64>,
-    /// Share of matrices and embeddings that is taken off in a step, times the learning rate
-    #[arg(long, value_name = "F", help_heading = "Optimiser")]
-    weight_decay: Option<f64>,
-    /// AdamW's share of the old mean; the momentum of SGD
-    #[arg(long, value_name = "F", help_heading = "Optimiser")]
-    beta1: Option<f64>,
-    /// AdamW's share of the old mean square
-    #[arg(long, value_name = "F", help_heading = "Optimiser")]
-    beta2: Option<f64>,
-    /// AdamW's epsilon
-    #[arg(long, value_name = "F", help_heading = "Optimiser")]
-    eps: Option<f64>,
-    /// Scale gradients down to this norm; 0: never
-    #[arg(long, value_name = "F", help_heading = "Optimiser")]
-    clip: Option<f64>,
-    /// What products multiply: `f32`, or `bf16` or `f16` with the weights kept in f32 (and `f16` with a loss scale)
-    #[arg(long, value_name = "TYPE", value_parser = parse_name::<DtypeName>, help_heading = "Steps")]
-    dtype: Option<DtypeName>,
-    /// Save memory by computing again in backward: `none`, `block`, or `all`
-    #[arg(long, value_name = "WHAT", value_parser = parse_name::<RecomputeName>, help_heading = "Steps")]
-    recompute: Option<RecomputeName>,
-    /// Makes initial weights, and the order of the data
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    learning: LearningArgs,
     /// Standard deviation of initial weights
     #[arg(long, value_name = "F", help_heading = "Sizes of a new model")]
     init_std: Option<f32>,
-    /// Validate every N steps; 0: at the end alone
-    #[arg(long, value_name = "N", help_heading = "Meanwhile")]
-    val_every: Option<u64>,
-    /// Batches of a validation, at the most
-    #[arg(long, value_name = "N", help_heading = "Meanwhile")]
-    val_batches: Option<u64>,
-    /// Show what the model writes every N steps; 0: before and after alone
-    #[arg(long, value_name = "N", help_heading = "Meanwhile")]
-    sample_every: Option<u64>,
-    /// Save a checkpoint every N steps; 0: at the end alone
-    #[arg(long, value_name = "N", help_heading = "Meanwhile")]
-    save_every: Option<u64>,
-    /// Checkpoints that stay; 0: all
-    #[arg(long, value_name = "N", help_heading = "Meanwhile")]
-    keep: Option<usize>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    meanwhile: MeanwhileArgs,
     /// HellaSwag's questions (hellaswag_val.jsonl), asked with every validation
     #[arg(long, value_name = "FILE", help_heading = "Meanwhile")]
     hellaswag: Option<PathBuf>,
-    /// Give up after so many steps in a row with NaN or infinity
-    #[arg(long, value_name = "N", help_heading = "Safety")]
-    max_bad_steps: Option<u64>,
-    /// Skip steps whose loss stands out by more deviations than this; 0: none
-    #[arg(long, value_name = "Z", help_heading = "Safety")]
-    skip_loss_z: Option<f64>,
-    /// Skip steps whose gradient norm stands out by more deviations than this; 0: none
-    #[arg(long, value_name = "Z", help_heading = "Safety")]
-    skip_grad_z: Option<f64>,
-}
-
-/// One of a setting's names.
-fn parse_name<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| {
-        // "unknown variant `x`, expected `a` or `b`"
-        let text = error.to_string();
-        text.split_once(", ").map_or(text.clone(), |(_, expected)| expected.to_owned())
-    })
 }
 
 /// What nobody says, for one kind of model.
@@ -204,14 +143,7 @@ impl SettingsArgs {
     /// # Errors
     /// A file that cannot be read, or has a name that is no setting's.
     pub fn resolve(&self, file: Option<&Path>) -> Result<Settings> {
-        let file: SettingsArgs = match file {
-            Some(path) => {
-                let text = super::read_text(path)?;
-                toml::from_str(&text)
-                    .with_context(|| format!("{}: expected settings of `wootz train`", path.display()))?
-            }
-            None => SettingsArgs::default(),
-        };
+        let file: SettingsArgs = from_file(file, "train")?;
         let flags = self;
         macro_rules! said {
             ($name:ident) => {
@@ -265,30 +197,10 @@ impl SettingsArgs {
             batch,
             seq,
             accumulate,
-            steps,
-            optimizer: said!(optimizer).unwrap_or(OptimizerName::AdamW),
-            lr: said!(lr).unwrap_or(usual.lr),
-            schedule: said!(schedule).unwrap_or_else(|| "cosine".to_owned()),
-            warmup: said!(warmup).unwrap_or(usual.warmup.min(steps / 10)),
-            final_lr: said!(final_lr).unwrap_or(0.1),
-            weight_decay: said!(weight_decay).unwrap_or(usual.weight_decay),
-            beta1: said!(beta1).unwrap_or(0.9),
-            beta2: said!(beta2).unwrap_or(usual.beta2),
-            eps: said!(eps).unwrap_or(1e-8),
-            clip: said!(clip).unwrap_or(1.0),
-            dtype: said!(dtype).unwrap_or(DtypeName::F32),
-            recompute: said!(recompute).unwrap_or(RecomputeName::None),
-            seed: said!(seed).unwrap_or(1337),
+            learning: flags.learning.resolve(&file.learning, steps, &usual.learning()),
             init_std: said!(init_std).unwrap_or(usual.init_std),
-            val_every: said!(val_every).unwrap_or(usual.val_every),
-            val_batches: said!(val_batches).unwrap_or(20),
-            sample_every: said!(sample_every).unwrap_or(0),
-            save_every: said!(save_every).unwrap_or(usual.save_every),
-            keep: said!(keep).unwrap_or(2),
+            meanwhile: flags.meanwhile.resolve(&file.meanwhile, &usual.meanwhile()),
             hellaswag: said!(hellaswag),
-            max_bad_steps: said!(max_bad_steps).unwrap_or(10),
-            skip_loss_z: said!(skip_loss_z).unwrap_or(0.0),
-            skip_grad_z: said!(skip_grad_z).unwrap_or(0.0),
             model,
         })
     }
@@ -298,35 +210,23 @@ impl SettingsArgs {
     /// # Errors
     /// A flag that would make it another run.
     pub fn change(&self, old: &Settings) -> Result<Settings> {
-        let mut new = old.clone();
+        let (mut new, mut flags) = (old.clone(), self.clone());
         let of_step = old.tokens_per_step().max(1);
-        new.steps = self.steps.or(self.tokens.map(|tokens| tokens.div_ceil(of_step))).unwrap_or(old.steps);
-        new.val_every = self.val_every.unwrap_or(old.val_every);
-        new.val_batches = self.val_batches.unwrap_or(old.val_batches);
-        new.sample_every = self.sample_every.unwrap_or(old.sample_every);
-        new.save_every = self.save_every.unwrap_or(old.save_every);
-        new.keep = self.keep.unwrap_or(old.keep);
-        new.max_bad_steps = self.max_bad_steps.unwrap_or(old.max_bad_steps);
-        let changed = SettingsArgs {
-            steps: None,
-            tokens: None,
-            val_every: None,
-            val_batches: None,
-            sample_every: None,
-            save_every: None,
-            keep: None,
-            max_bad_steps: None,
-            ..self.clone()
-        };
-        let given = serde_json::to_value(&changed).context("the flags")?;
-        let names = given.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-        let names: Vec<String> = names.map(|(name, _)| format!("--{name}")).collect();
-        if !names.is_empty() {
-            bail!(
-                "{}: cannot change in a run that is resumed; begin a new one from its checkpoint with --model RUN",
-                names.join(", ")
-            );
-        }
+        let tokens = flags.tokens.take().map(|tokens| tokens.div_ceil(of_step));
+        new.learning.steps = flags.steps.take().or(tokens).unwrap_or(old.learning.steps);
+        new.meanwhile = flags.meanwhile.change(&old.meanwhile);
+        refuse_changes(&flags)?;
         Ok(new)
+    }
+}
+
+impl Defaults {
+    fn learning(&self) -> UsualLearning {
+        let &Defaults { lr, warmup, weight_decay, beta2, .. } = self;
+        UsualLearning { lr, warmup, weight_decay, beta2, dtype: DtypeName::F32 }
+    }
+
+    fn meanwhile(&self) -> UsualMeanwhile {
+        UsualMeanwhile { val_every: self.val_every, val_batches: 20, save_every: self.save_every }
     }
 }

@@ -5,19 +5,18 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::inputs::{Input, Kind};
+use super::lines::{BYTE_ORDER_MARK, Lines, object_of};
 use crate::error::{Context as _, Error, Result};
 use crate::stories;
 
 /// Bytes of a piece, about.
 pub const PIECE: usize = 64 << 10;
-/// Bytes of a line of JSON, at the most.
-const LONGEST_LINE: u64 = 256 << 20;
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
 
@@ -302,8 +301,6 @@ enum FileReader {
 
 /// Which collection of stories is the built-in one.
 const STORIES_SEED: u64 = 1;
-/// What some editors write before a text, to say that it is UTF-8.
-const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
 impl FileReader {
     fn open(input: &Input, reading: &Reading) -> Result<FileReader> {
@@ -321,11 +318,8 @@ impl FileReader {
                 at_end: false,
             }),
             Kind::JsonLines => FileReader::JsonLines(JsonLines {
-                path: input.path.clone(),
-                file: BufReader::with_capacity(READ, open()?),
+                lines: Lines::open(&input.path)?,
                 field: reading.field.clone(),
-                line: 0,
-                bytes: 0,
             }),
             #[cfg(feature = "parquet")]
             Kind::Parquet => FileReader::Parquet(Box::new(Table {
@@ -363,7 +357,7 @@ impl FileReader {
     fn bytes_read(&self) -> u64 {
         match self {
             FileReader::Text(file) => file.dropped + file.consumed as u64,
-            FileReader::JsonLines(file) => file.bytes,
+            FileReader::JsonLines(file) => file.lines.bytes(),
             #[cfg(feature = "parquet")]
             FileReader::Parquet(file) => (file.bytes as f64 * file.column.progress()) as u64,
             FileReader::Stories { next, end, bytes } => bytes / (*end).max(1) * next,
@@ -542,41 +536,19 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 
 /// A JSON object a line.
 struct JsonLines {
-    path: PathBuf,
-    file: BufReader<File>,
+    lines: Lines,
     field: Field,
-    line: u64,
-    bytes: u64,
 }
 
 impl JsonLines {
     fn next(&mut self) -> Result<Option<Raw>, Failure> {
         loop {
-            let mut line = Vec::new();
-            let read = (&mut self.file).take(LONGEST_LINE).read_until(b'\n', &mut line);
-            let read = read.map_err(|error| {
-                Failure::Fatal(Error::caused_by(format!("{}: cannot read", self.path.display()), error))
-            })?;
-            self.line += 1;
-            self.bytes += read as u64;
-            let place = format!("{}:{}", self.path.display(), self.line);
-            if read as u64 == LONGEST_LINE {
-                let what = format!("{place}: the line is longer than {} MiB", LONGEST_LINE >> 20);
-                return Err(Failure::Fatal(Error::new(what)));
-            }
-            if read == 0 {
-                return Ok(None);
-            }
-            if self.line == 1 && line.starts_with(BYTE_ORDER_MARK) {
-                line.drain(..BYTE_ORDER_MARK.len());
-            }
-            if line.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            let text = text_of(&line, &self.field, self.line);
-            let text = text.map_err(|what| Failure::Bad(Error::new(format!("{place}: {what}"))))?;
+            let Some((number, line)) = self.lines.next().map_err(Failure::Fatal)? else { return Ok(None) };
+            let text = text_of(&line, &self.field, number);
+            let place = || format!("{}:{number}", self.lines.path().display());
+            let text = text.map_err(|what| Failure::Bad(Error::new(format!("{}: {what}", place()))))?;
             if !text.is_empty() {
-                return Ok(Some(Raw { text, starts: true, ends: true, line: self.line }));
+                return Ok(Some(Raw { text, starts: true, ends: true, line: number }));
             }
         }
     }
@@ -584,15 +556,7 @@ impl JsonLines {
 
 /// The text in a line of JSON.
 fn text_of(line: &[u8], field: &Field, number: u64) -> Result<String, String> {
-    let line = std::str::from_utf8(line)
-        .map_err(|error| format!("expected UTF-8, found the byte 0x{:02X}", line[error.valid_up_to()]))?;
-    if number == 1 && line.trim_start().starts_with('[') {
-        return Err("expected a JSON object a line, found a list; `jq -c '.[]'` makes lines of it".to_owned());
-    }
-    let mut value: Value = serde_json::from_str(line).map_err(|error| format!("is no JSON: {error}"))?;
-    let Value::Object(object) = &mut value else {
-        return Err("expected a JSON object".to_owned());
-    };
+    let mut object = object_of(line, number)?;
     let Some(found) = field.names().find(|name| object.contains_key(*name)) else {
         let keys: Vec<&str> = object.keys().map(String::as_str).take(12).collect();
         return Err(format!("no field {field}; there are `{}`: name one with --field", keys.join("`, `")));

@@ -1,24 +1,19 @@
 //! From documents to token ids, on all threads.
 //!
-//! One thread reads, the others encode, and the caller's takes what they made. Batch i of pieces goes to thread
-//! `i % threads` and is taken back from there, so that the order is that of the documents, and never more than a few
-//! batches are in memory.
+//! One thread reads, the others encode, and the caller's takes what they made (`pipeline`).
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 
 use wootz_text::{Special, Tokenizer, train};
 
 use super::documents::{Documents, OnBad, Piece, Reading};
 use super::inputs::Input;
+use super::pipeline;
 use crate::error::{Error, Result};
 
 /// Bytes of text that a thread takes at once.
 const BATCH: usize = 256 << 10;
-/// Batches that wait before and behind each thread.
-const WAITING: usize = 2;
 
 /// The token that begins a document in a training set: the vocabulary's end of text. Of tokens that end a turn and
 /// tokens that end a text, the second.
@@ -96,23 +91,13 @@ pub fn encode(
     encoding: &Encoding,
     mut sink: impl FnMut(Encoded, &Counts) -> Result<ControlFlow<()>>,
 ) -> Result<Counts> {
-    let threads = encoding.threads.max(1);
+    let on_bad = encoding.reading.on_bad;
     let mut counts = Counts::default();
-    thread::scope(|scope| {
-        let mut to_threads: Vec<SyncSender<Result<Work>>> = Vec::new();
-        let mut from_threads: Vec<Receiver<Done>> = Vec::new();
-        for _ in 0..threads {
-            let (send_work, work) = sync_channel(WAITING);
-            let (send_done, done) = sync_channel(WAITING);
-            to_threads.push(send_work);
-            from_threads.push(done);
-            scope
-                .spawn(move || encode_batches(&work, &send_done, inputs, tokenizer, encoding.reading.on_bad));
-        }
-        scope.spawn(move || read(inputs, &encoding.reading, &to_threads));
-        // When this returns early, the receivers go, and with them every thread that waits for one.
-        for done in (0..threads).cycle().map(|i| from_threads[i].recv()) {
-            let Ok(done) = done else { return Ok(()) }; // the reader has come to the end
+    pipeline::run(
+        encoding.threads,
+        read(inputs, &encoding.reading),
+        |work| encode_batch(work?, inputs, tokenizer, on_bad),
+        |done| {
             let (pieces, skipped, bytes_read) = done?;
             counts.skipped += skipped;
             counts.bytes_read = bytes_read;
@@ -121,20 +106,20 @@ pub fn encode(
                 counts.text_bytes += piece.bytes as u64;
                 counts.tokens += piece.ids.len() as u64;
                 if sink(piece, &counts)?.is_break() {
-                    return Ok(());
+                    return Ok(ControlFlow::Break(()));
                 }
             }
-        }
-        Ok(())
-    })?;
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
     Ok(counts)
 }
 
-/// Reads documents in batches, for each thread in turn.
-fn read(inputs: &[Input], reading: &Reading, threads: &[SyncSender<Result<Work>>]) {
+/// Reads documents in batches. Nothing follows an error.
+fn read(inputs: &[Input], reading: &Reading) -> impl FnMut() -> Option<Result<Work>> + Send {
     let mut documents = Documents::new(inputs.to_vec(), reading.clone());
     let mut told = 0;
-    for thread in threads.iter().cycle() {
+    move || {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
         let mut failed = None;
         while bytes < BATCH && failed.is_none() {
@@ -150,47 +135,30 @@ fn read(inputs: &[Input], reading: &Reading, threads: &[SyncSender<Result<Work>>
         let skipped = documents.bad() - told;
         told = documents.bad();
         let is_end = pieces.is_empty() && skipped == 0;
-        let work = match failed {
-            Some(error) => Err(error),
-            None if is_end => return,
-            None => Ok(Work { pieces, skipped, bytes_read: documents.bytes_read() }),
-        };
-        if thread.send(work).is_err() {
-            return; // nobody wants more
+        match failed {
+            Some(error) => Some(Err(error)),
+            None if is_end => None,
+            None => Some(Ok(Work { pieces, skipped, bytes_read: documents.bytes_read() })),
         }
     }
 }
 
-/// What each thread does.
-fn encode_batches(
-    work: &Receiver<Result<Work>>,
-    done: &SyncSender<Done>,
-    inputs: &[Input],
-    tokenizer: &Tokenizer,
-    on_bad: OnBad,
-) {
-    while let Ok(work) = work.recv() {
-        let encoded = work.and_then(|work| {
-            let mut skipped = work.skipped;
-            let mut encoded = Vec::with_capacity(work.pieces.len());
-            for piece in work.pieces {
-                match (tokenizer.encode(&piece.text, Special::default()), on_bad) {
-                    (Ok(ids), _) => {
-                        encoded.push(Encoded { starts: piece.starts, ids, bytes: piece.text.len() });
-                    }
-                    (Err(_), OnBad::Skip) => skipped += 1,
-                    (Err(error), OnBad::Stop) => {
-                        let path = inputs.get(piece.file).map_or(Path::new(""), |input| &input.path);
-                        return Err(Error::caused_by(format!("{}:{}", path.display(), piece.line), error));
-                    }
-                }
+fn encode_batch(work: Work, inputs: &[Input], tokenizer: &Tokenizer, on_bad: OnBad) -> Done {
+    let mut skipped = work.skipped;
+    let mut encoded = Vec::with_capacity(work.pieces.len());
+    for piece in work.pieces {
+        match (tokenizer.encode(&piece.text, Special::default()), on_bad) {
+            (Ok(ids), _) => {
+                encoded.push(Encoded { starts: piece.starts, ids, bytes: piece.text.len() });
             }
-            Ok((encoded, skipped, work.bytes_read))
-        });
-        if done.send(encoded).is_err() {
-            return;
+            (Err(_), OnBad::Skip) => skipped += 1,
+            (Err(error), OnBad::Stop) => {
+                let path = inputs.get(piece.file).map_or(Path::new(""), |input| &input.path);
+                return Err(Error::caused_by(format!("{}:{}", path.display(), piece.line), error));
+            }
         }
     }
+    Ok((encoded, skipped, work.bytes_read))
 }
 
 /// The ids of all documents, each with `document_token` before it.

@@ -70,7 +70,8 @@ impl Input {
     }
 }
 
-fn extension(path: &Path) -> String {
+/// The end of a file's name, in small letters.
+pub(super) fn extension(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
 }
 
@@ -87,29 +88,37 @@ pub fn find<S: AsRef<str>>(names: &[S]) -> Result<Vec<Input>> {
             found.push(stories);
             continue;
         }
-        let path = Path::new(name);
-        let paths = if path.is_dir() {
-            let mut paths = Vec::new();
-            walk(path, &mut paths)?;
-            if paths.is_empty() {
-                fail!(
-                    "{name}: no file in this folder ends with .{}; name files of other kinds by a pattern",
-                    IN_FOLDERS.join(", .")
-                );
-            }
-            paths
-        } else if path.exists() || !name.contains(['*', '?', '[']) {
-            vec![path.to_owned()]
-        } else {
-            matching(name)?
-        };
-        for path in paths {
+        for path in files(name, IN_FOLDERS)? {
             if !found.iter().any(|input| input.path == path) {
                 found.push(Input::of(&path)?);
             }
         }
     }
     Ok(found)
+}
+
+/// The files that one name means: itself, what a pattern matches, or those below a folder that have one of these
+/// extensions.
+///
+/// # Errors
+/// A folder without such a file, or a pattern that matches none. A file itself need not be there.
+pub fn files(name: &str, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let path = Path::new(name);
+    if path.is_dir() {
+        let mut paths = Vec::new();
+        walk(path, extensions, &mut paths)?;
+        if paths.is_empty() {
+            fail!(
+                "{name}: no file in this folder ends with .{}; name files of other kinds by a pattern",
+                extensions.join(", .")
+            );
+        }
+        Ok(paths)
+    } else if path.exists() || !name.contains(['*', '?', '[']) {
+        Ok(vec![path.to_owned()])
+    } else {
+        matching(name)
+    }
 }
 
 /// `stories`, or `stories:N`.
@@ -142,9 +151,9 @@ pub fn matching(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Files with text below a folder, in the order of their paths; hidden ones are left out. Links to folders are not
+/// Files of these extensions below a folder, in the order of their paths; hidden ones are left out. Links to folders are not
 /// followed: they may lead round in circles.
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+fn walk(folder: &Path, extensions: &[&str], files: &mut Vec<PathBuf>) -> Result<()> {
     let cannot = || format!("{}: cannot list the folder", folder.display());
     let mut entries: Vec<fs::DirEntry> =
         fs::read_dir(folder).context(cannot)?.collect::<std::io::Result<_>>().context(cannot)?;
@@ -152,8 +161,8 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in entries.iter().filter(|entry| !entry.file_name().to_string_lossy().starts_with('.')) {
         let path = entry.path();
         if entry.file_type().context(cannot)?.is_dir() {
-            walk(&path, files)?;
-        } else if path.is_file() && IN_FOLDERS.contains(&extension(&path).as_str()) {
+            walk(&path, extensions, files)?;
+        } else if path.is_file() && extensions.contains(&extension(&path).as_str()) {
             files.push(path);
         }
     }

@@ -67,14 +67,14 @@ pub struct Position {
     pub tokens: u64,
 }
 
-/// A batch, row after row: `B * T` numbers each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A batch, row after row: `B * T` numbers each, or as many as its sequences have together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids \[B, T\].
     pub inputs: Vec<u32>,
     /// For each the one that follows \[B, T\]; [`super::IGNORED`] where none does.
     pub targets: Vec<i32>,
-    /// Tokens of each sequence \[B\]: T.
+    /// Tokens of each sequence \[B\]: T, but where sequences are as long as they are (`samples`).
     pub lengths: Vec<usize>,
 }
 

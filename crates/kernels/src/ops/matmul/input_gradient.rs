@@ -8,7 +8,7 @@
 //! transposed into the nearest cache, where all rows of dy use it:
 //!
 //! ```text
-//!   panels [n/32][k][32 n]   ->   stretch [128 n][32 k]   ->   tiles of Isa::ROWS rows x 32 k
+//!   panels [n/32][k][32 n]   ->   stretch [512 n][32 k]   ->   tiles of Isa::ROWS rows x 32 k
 //! ```
 //!
 //! Quantised weights are unpacked on the way, and multiply dy in f32.
@@ -29,8 +29,10 @@ pub struct Term<'a> {
     pub weight: &'a Matrix,
 }
 
-/// Panels whose weights are transposed at a time: 16 KiB of f32, so that the nearest cache has room for rows of dy too.
-const PANELS: usize = 4;
+/// Panels whose weights are transposed at a time: 64 KiB of f32, or 32 KiB of bf16. That is more than the nearest cache
+/// has beside rows of dy, but a tile reads them in sequence, and what counts is how seldom its sums come from dx and go
+/// back.
+const PANELS: usize = 16;
 
 /// `dx[m, k]` of the products that x went into.
 ///
@@ -46,8 +48,8 @@ pub fn input_gradient(pool: &Pool, terms: &[Term], dx: &mut [f32], write: Write)
         return;
     }
     let stripes = k.div_ceil(LANES);
-    // Several stripes, so that a stretch of dy is used again from the second cache.
-    let grain = stripes.div_ceil(4 * pool.threads()).clamp(1, 8);
+    // Many stripes, so that a stretch of dy is used again from the second cache.
+    let grain = stripes.div_ceil(2 * pool.threads()).clamp(1, 16);
     let dx = Shares::new(dx);
     pool.run_ranges(stripes, grain, |stripes| dispatch(Stripes { terms, dx, write, k, stripes }));
 }
@@ -142,7 +144,7 @@ fn transpose_pairs<I: Isa>(isa: I, weight: &Matrix, panels: Range<usize>, stripe
     }
 }
 
-/// 32 columns of dx.
+/// 32 columns of dx, or as many as are left.
 struct Out<'a> {
     dx: Shares<'a, f32>,
     k: usize,
@@ -158,19 +160,22 @@ impl Out<'_> {
         at + self.stripe * LANES..at + self.k.min((self.stripe + 1) * LANES)
     }
 
+    /// The sums of a tile's rows so far.
     #[inline(always)]
-    fn load<I: Isa>(&self, isa: I, row: usize) -> I::F {
+    fn load<I: Isa, const ROWS: usize>(&self, isa: I, row: usize) -> [I::F; ROWS] {
         if self.fresh {
-            return isa.zero();
+            return [isa.zero(); ROWS];
         }
         // SAFETY: these columns of dx belong to this task alone.
-        isa.load_slice(unsafe { self.dx.get(self.columns(row)) }, 0.0)
+        std::array::from_fn(|r| isa.load_slice(unsafe { self.dx.get(self.columns(row + r)) }, 0.0))
     }
 
     #[inline(always)]
-    fn store<I: Isa>(&self, isa: I, row: usize, sums: I::F) {
-        // SAFETY: these columns of dx belong to this task alone.
-        isa.store_slice(unsafe { self.dx.get(self.columns(row)) }, sums);
+    fn store<I: Isa, const ROWS: usize>(&self, isa: I, row: usize, sums: [I::F; ROWS]) {
+        for (r, sums) in sums.into_iter().enumerate() {
+            // SAFETY: these columns of dx belong to this task alone.
+            isa.store_slice(unsafe { self.dx.get(self.columns(row + r)) }, sums);
+        }
     }
 }
 
@@ -187,7 +192,7 @@ fn f32_tiles<I: Isa>(
         ($row:expr, $rows:literal) => {{
             let rows: [*const f32; $rows] =
                 std::array::from_fn(|r| dy.f32_row(operand, $row + r)[range.start..].as_ptr());
-            let mut acc: [I::F; $rows] = std::array::from_fn(|r| out.load(isa, $row + r));
+            let mut acc = out.load::<I, $rows>(isa, $row);
             for i in 0..range.len() {
                 // SAFETY: the stretch and every row have these values of n.
                 unsafe {
@@ -197,9 +202,7 @@ fn f32_tiles<I: Isa>(
                     }
                 }
             }
-            for r in 0..$rows {
-                out.store(isa, $row + r, acc[r]);
-            }
+            out.store(isa, $row, acc);
             $rows
         }};
     }
@@ -214,7 +217,7 @@ fn bf16_tiles<I: Isa>(isa: I, dy: &Prepared, stretch: &Stretch, range: Range<usi
         ($row:expr, $rows:literal) => {{
             let rows: [*const u32; $rows] =
                 std::array::from_fn(|r| dy.bf16_row($row + r)[range.start..].as_ptr().cast());
-            let mut acc: [I::F; $rows] = std::array::from_fn(|r| out.load(isa, $row + r));
+            let mut acc = out.load::<I, $rows>(isa, $row);
             for pair in 0..range.len().div_ceil(2) {
                 // SAFETY: the stretch and every row have these pairs of n, an odd n being filled up.
                 unsafe {
@@ -224,9 +227,7 @@ fn bf16_tiles<I: Isa>(isa: I, dy: &Prepared, stretch: &Stretch, range: Range<usi
                     }
                 }
             }
-            for r in 0..$rows {
-                out.store(isa, $row + r, acc[r]);
-            }
+            out.store(isa, $row, acc);
             $rows
         }};
     }

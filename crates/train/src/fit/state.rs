@@ -1,7 +1,6 @@
-//! What a checkpoint of a run holds: the model as any program reads it, the moments, and the rest in JSON.
+//! What a checkpoint of a run holds: what is learnt as other programs read it, the moments, and the rest in JSON.
 
-use crate::data::Position;
-use crate::error::{Result, fail};
+use crate::error::{Context, Result, fail};
 use crate::loss_scale::LossScale;
 use crate::optimizer::{Array, Optimizer};
 use crate::outlier::Guard;
@@ -9,12 +8,12 @@ use crate::run::Folder;
 use crate::run::checkpoint::{Checkpoint, TensorSpec, Writer};
 use crate::trainer::Trainer;
 use serde::{Deserialize, Serialize};
-use wootz_kernels::DType;
-use wootz_model::save::{self, Existing, SaveFormat, SaveOptions};
+use serde_json::Value;
+use std::path::Path;
 use wootz_text::Tokenizer;
 
 /// The file of [`State`].
-pub const STATE: &str = "state.json";
+const STATE: &str = "state.json";
 /// The file of the moments.
 const MOMENTS: &str = "optimizer.safetensors";
 
@@ -27,8 +26,8 @@ pub struct State {
     pub updates: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// The next batch.
-    pub position: Position,
+    /// The next batch, as its feed says it.
+    pub position: Value,
     /// The last losses and norms.
     pub guard: Guard,
     /// Steps in a row that were refused.
@@ -42,7 +41,7 @@ pub struct State {
 
 impl State {
     /// Before the first step.
-    pub fn new(position: Position) -> State {
+    pub fn new(position: Value) -> State {
         State {
             step: 0,
             updates: 0,
@@ -54,6 +53,26 @@ impl State {
             loss_scale: None,
         }
     }
+
+    /// Where its data go on.
+    ///
+    /// # Errors
+    /// It is of another kind of run.
+    pub fn position<P: serde::de::DeserializeOwned>(&self) -> Result<P> {
+        P::deserialize(&self.position).context(|| "where the data go on: is it a run of another kind?")
+    }
+
+    /// As a checkpoint has it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is another step's.
+    pub fn read(checkpoint: &Checkpoint) -> Result<State> {
+        let state: State = checkpoint.json(STATE)?;
+        if state.step != checkpoint.step() {
+            fail!("{}: is of step {}, and says {}", checkpoint.path.display(), checkpoint.step(), state.step);
+        }
+        Ok(state)
+    }
 }
 
 /// Writes a checkpoint's files.
@@ -61,22 +80,9 @@ pub fn write(
     writer: &mut Writer,
     state: &State,
     trainer: &mut Trainer,
-    tokenizer: Option<&Tokenizer>,
-    name: &str,
+    save: impl FnOnce(&Path, &Trainer) -> Result<()>,
 ) -> Result<()> {
-    writer.folder(|folder| {
-        let model = &trainer.model;
-        let tokenizer = tokenizer.filter(|tokenizer| tokenizer.to_folder().is_ok());
-        let options = SaveOptions {
-            format: SaveFormat::Hf,
-            dtype: DType::F32,
-            name,
-            tokenizer,
-            tokenizer_folder: None,
-            existing: Existing::Keep,
-        };
-        Ok(save::save(folder, model.architecture(), model.config(), &trainer.weights(), &options)?)
-    })?;
+    writer.folder(|folder| Ok(save(folder, trainer)?))?;
     let arrays = moments(&mut trainer.optimizer);
     let shapes: Vec<[usize; 1]> = arrays.iter().map(|(_, values)| [values.len()]).collect();
     let specs: Vec<TensorSpec> =

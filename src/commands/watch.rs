@@ -4,11 +4,11 @@ use crate::interrupt::Listener;
 use std::sync::Arc;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_model::generate::{Sampler, SamplerOptions};
-use wootz_model::names::TensorId;
-use wootz_model::{Chunk, Model, Rows, Scratch};
+use wootz_model::names::{Kind, TensorId};
+use wootz_model::{Chunk, MAX_CHUNK, Model, Rows, Scratch};
 use wootz_text::{Special, Tokenizer};
 use wootz_train::data::encode::document_token;
-use wootz_train::pretrain::{StepReport, ValReport, Watch};
+use wootz_train::fit::{StepReport, ValReport, Watch};
 use wootz_train::progress::{Progress, Status};
 use wootz_train::run::checkpoint::Saved;
 
@@ -22,6 +22,8 @@ pub struct Screen {
     /// What samples are read with; without it there are none.
     pub tokenizer: Option<Arc<Tokenizer>>,
     pub seed: u64,
+    /// What samples go on from.
+    pub prompt: Vec<u32>,
     /// Steps of the whole run.
     pub steps: u64,
     /// Floating-point operations of training on a token, and the most that the machine does in a second.
@@ -72,18 +74,23 @@ impl Watch for Screen {
         self.progress.warn(text);
     }
 
-    fn received(&mut self, count: usize, without: &[TensorId]) {
+    fn received(&mut self, step: u64, count: usize, without: &[TensorId]) {
         let all = count + without.len();
-        self.progress.note(&format!("{count} of {all} trainable tensors received a gradient"));
-        if !without.is_empty() {
+        let waiting = step == 1 && without.iter().all(|id| id.kind == Kind::LoraA);
+        let why = match waiting && !without.is_empty() {
+            true => " (the first matrix of an adapter gets its own once the second is not 0 any more)",
+            false => "",
+        };
+        self.progress.note(&format!("{count} of {all} trainable tensors received a gradient{why}"));
+        if !waiting && !without.is_empty() {
             let names: Vec<String> = without.iter().take(8).map(ToString::to_string).collect();
-            self.progress.warn(&format!("without a gradient in the first step: {}", names.join(", ")));
+            self.progress.warn(&format!("without a gradient in step {step}: {}", names.join(", ")));
         }
     }
 
     fn sample(&mut self, model: &Model, step: u64) {
         let (Some(tokenizer), Samples::Shown) = (&self.tokenizer, self.samples) else { return };
-        match sample(model, tokenizer, self.seed) {
+        match sample(model, tokenizer, &self.prompt, self.seed) {
             Ok(text) => {
                 let when = match step {
                     0 => "before the first step".to_owned(),
@@ -101,20 +108,33 @@ impl Watch for Screen {
     }
 }
 
-/// A text from its beginning, drawn at a temperature a little below 1 from the likeliest tokens.
-pub fn sample(model: &Model, tokenizer: &Tokenizer, seed: u64) -> wootz_model::Result<String> {
-    let config = model.config();
-    let first = match document_token(tokenizer).or(tokenizer.bos()) {
+/// What a text begins with: the token that stands before every document, or a new line.
+pub fn beginning(tokenizer: &Tokenizer) -> Vec<u32> {
+    match document_token(tokenizer).or(tokenizer.bos()) {
         Some(token) => vec![token],
         None => tokenizer.encode("\n", Special::default()).unwrap_or_default(),
-    };
-    let room = SAMPLE.min(config.max_seq);
+    }
+}
+
+/// How a text goes on, drawn at a temperature a little below 1 from the likeliest tokens.
+pub fn sample(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    seed: u64,
+) -> wootz_model::Result<String> {
+    let config = model.config();
+    let room = (prompt.len() + SAMPLE).min(config.max_seq);
     let mut cache = model.new_cache(room, CacheType::F32);
     let mut scratch = Scratch::default();
     let options = SamplerOptions { temperature: 0.7, top_p: 0.95, seed, ..SamplerOptions::greedy() };
     let mut sampler = Sampler::new(options, 0);
-    let mut ids = first.clone();
-    let mut next = first.clone();
+    // A long prompt goes in piece by piece.
+    let (start, end) = prompt.split_at(prompt.len().saturating_sub(1) / MAX_CHUNK * MAX_CHUNK);
+    for tokens in start.chunks(MAX_CHUNK) {
+        model.forward(&mut scratch, &mut [Chunk { tokens, cache: &mut cache, logits: Rows::None }])?;
+    }
+    let (mut ids, mut next) = (prompt.to_vec(), end.to_vec());
     while ids.len() < room && !next.is_empty() {
         let chunk = Chunk { tokens: &next, cache: &mut cache, logits: Rows::Last };
         let logits = model.forward(&mut scratch, &mut [chunk])?;
@@ -127,6 +147,6 @@ pub fn sample(model: &Model, tokenizer: &Tokenizer, seed: u64) -> wootz_model::R
     }
     // Ids beyond the vocabulary are padding, which only an untrained model writes.
     let known: Vec<u32> =
-        ids[first.len()..].iter().copied().filter(|&id| (id as usize) < tokenizer.vocab_size()).collect();
+        ids[prompt.len()..].iter().copied().filter(|&id| (id as usize) < tokenizer.vocab_size()).collect();
     Ok(tokenizer.decode(&known, true))
 }
