@@ -578,3 +578,36 @@ fn gguf_files_that_are_no_adapter_of_this_base_are_refused() {
     fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
     refused(&path, &model, "cut short");
 }
+
+/// Bytes that are cut off or changed give an error or another adapter, and never a panic.
+#[test]
+fn damaged_files_are_errors() {
+    let model = load(&fixtures().join("llama-micro"));
+    let from = fixtures().join("llama-micro/adapters/pattern");
+    let folder = Folder::new();
+    let gguf = folder.0.join("a.gguf");
+    write_gguf(&gguf, &model, &read(&from, &model).unwrap()).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(from.join(name), folder.0.join(name)).unwrap();
+    }
+    let mut refused = 0;
+    for (file, asked, head) in [
+        ("adapter_config.json", &folder.0, 4000),
+        ("adapter_model.safetensors", &folder.0, 3000),
+        ("a.gguf", &gguf, 2500),
+    ] {
+        let path = folder.0.join(file);
+        let whole = fs::read(&path).unwrap();
+        for at in (0..whole.len().min(head)).step_by(7) {
+            let mut changed = whole.clone();
+            changed[at] ^= 1 << (at % 8);
+            fs::write(&path, &changed).unwrap();
+            refused += usize::from(read(asked, &model).is_err());
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(read(asked, &model).is_err(), "{file} cut at {at}");
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    read(&folder.0, &model).unwrap();
+    assert!(refused > 100, "{refused}");
+}

@@ -438,7 +438,9 @@ fn config_json(
             alphas.insert(module.name.clone(), number(change.alpha));
         }
     }
-    let whole: Vec<&str> = saved.iter().map(|(name, ..)| module_of(name)).collect();
+    // A module's weight and bias stand side by side.
+    let mut whole: Vec<&str> = saved.iter().map(|(name, ..)| module_of(name)).collect();
+    whole.dedup();
     let keys = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
