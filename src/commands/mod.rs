@@ -9,5 +9,6 @@ pub mod export;
 pub mod flags;
 pub mod generate;
 pub mod inspect;
+pub mod quantize;
 pub mod tokenizer;
 pub mod train;

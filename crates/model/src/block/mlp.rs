@@ -21,6 +21,7 @@ impl Block<'_> {
         let (net, layer) = (self.network, self.layer);
         self.keep(x, &mut a.x_mid);
         net.norm(x, &layer.mlp_norm, &mut w.normed);
+        self.show(&[Part::Gate, Part::Up], &w.normed, net.config.dim);
         match &layer.gate {
             None => net.linear(&mut w.products, &w.normed, [(&layer.up, &mut a.up)]),
             Some(gate) => {
@@ -28,6 +29,7 @@ impl Block<'_> {
             }
         }
         self.activate(a, &mut w.hidden);
+        self.show(&[Part::Down], &w.hidden, net.config.hidden_dim);
         match &layer.mlp_post_norm {
             None => {
                 net.linear(&mut w.products, &w.hidden, [(&layer.down, &mut w.out)]);

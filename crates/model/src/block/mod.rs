@@ -32,12 +32,20 @@ pub(crate) enum Mode {
     Training,
 }
 
+/// Looks at what a forward pass multiplies its matrices with.
+pub trait Observer {
+    /// `x` are rows `[rows, width]` that the matrices at `places` are about to multiply.
+    fn inputs(&self, places: &[Place], x: &[f32], width: usize);
+}
+
 /// What is the same for all blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Network<'a> {
     pub pool: &'a Pool,
     pub config: &'a DecoderConfig,
     pub mode: Mode,
+    /// Who is shown the inputs of every product, if anybody is.
+    pub observer: Option<&'a dyn Observer>,
 }
 
 /// A block, and all that does not change while it runs.
@@ -218,6 +226,14 @@ impl Network<'_> {
 impl Block<'_> {
     fn place(&self, part: Part) -> Place {
         Place::Layer(self.index, part)
+    }
+
+    /// Shows an observer what the matrices of these parts multiply.
+    fn show(&self, parts: &[Part], x: &[f32], width: usize) {
+        if let Some(observer) = self.network.observer {
+            let places: Vec<Place> = parts.iter().map(|&part| self.place(part)).collect();
+            observer.inputs(&places, x, width);
+        }
     }
 
     /// Copies the stream for backward.
