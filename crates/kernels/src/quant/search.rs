@@ -67,6 +67,18 @@ impl<const LEN: usize> Target<LEN> {
         (f16, f16.to_f32() / self.unit.max(f32::MIN_POSITIVE))
     }
 
+    /// [`Target::stored`], but never below the scale: where numbers are so small that f16 has few left, integers could not
+    /// make up for that.
+    #[inline(always)]
+    pub fn stored_above(&self, scale: f32) -> (f16, f32) {
+        let (near, value) = self.stored(scale);
+        if value.abs() >= scale.abs() || near.to_f32().abs() >= F16_MOST {
+            return (near, value);
+        }
+        let above = f16::from_bits(near.to_bits() + 1); // away from zero, whatever the sign
+        (above, above.to_f32() / self.unit.max(f32::MIN_POSITIVE))
+    }
+
     /// Rounds each scale to what [`Target::stored`] makes of it.
     #[inline(always)]
     fn store<I: Isa>(&self, isa: I, scales: &mut Lanes) {

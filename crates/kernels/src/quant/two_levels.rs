@@ -52,7 +52,7 @@ pub(super) fn scales<I: Isa, C: Codes, const LEN: usize, const GROUPS: usize>(
             largest = better;
         }
     }
-    let (mut f16, mut d) = target.stored(largest / least_s);
+    let (mut f16, mut d) = target.stored_above(largest / least_s);
     let mut best = Scales { d: f16, s: [0; GROUPS], scale: [0.0; GROUPS] };
     let mut least_error = f32::INFINITY;
     for _ in 0..TURNS {
@@ -118,8 +118,8 @@ pub(super) fn lines<I: Isa, const LEN: usize, const GROUPS: usize>(
         largest.scale = largest.scale.max(alone[g].scale);
         largest.min = largest.min.max(alone[g].min);
     }
-    let (mut d16, mut d) = target.stored(largest.scale / most);
-    let (mut dmin16, mut dmin) = target.stored(largest.min / most);
+    let (mut d16, mut d) = target.stored_above(largest.scale / most);
+    let (mut dmin16, mut dmin) = target.stored_above(largest.min / most);
     let (mut s, mut m) = ([0.0f32; GROUPS], [0.0f32; GROUPS]);
     let mut best = LineScales {
         d: d16,
