@@ -3,7 +3,7 @@
 //! A mixture has one type for most matrices, and more bits where a tensor's error costs most: the output head, values
 //! and the narrowing projection of some layers. The choice is llama.cpp's (`llama_tensor_get_type` in `llama-quant.cpp`), so
 //! that a file of a name has the size and the quality that one expects of the name. The head is Q6_K (in Q8_0: Q8_0);
-//! the rest says [`TABLE`].
+//! the rest says `TABLE`.
 //!
 //! Norms, biases and learned positions stay F32. A row that is no whole number of blocks gets a type with smaller blocks.
 
@@ -252,6 +252,7 @@ fn fitting(dtype: DType, cols: usize) -> DType {
         DType::Q6_K => DType::Q8_0,
         DType::Q5_K => DType::Q5_1,
         DType::Q4_K => DType::Q5_0,
+        // Some versions of llama.cpp take Q4_0 here, which is of the same size and less near.
         _ => DType::IQ4_NL,
     };
     if fits(smaller) { smaller } else { DType::F16 }
