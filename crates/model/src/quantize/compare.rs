@@ -93,7 +93,9 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
         // What cannot be costs nothing.
         if p == f64::NEG_INFINITY { 0.0 } else { p.exp() * (p - q) }
     });
-    terms.sum::<f64>().max(0.0)
+    // Rounding may leave a little less than zero. `max` would take NaN for zero too.
+    let sum: f64 = terms.sum();
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
 fn top(logits: &[f32]) -> usize {
