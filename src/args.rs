@@ -3,7 +3,7 @@
 use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
-use crate::commands::{bench, chat, check, data, export, generate, inspect, sft, tokenizer, train};
+use crate::commands::{bench, chat, check, data, export, generate, inspect, quantize, sft, tokenizer, train};
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -33,6 +33,8 @@ pub enum Command {
     Tokenizer(tokenizer::TokenizerArgs),
     /// Compare logits, loss and gradients with a reference file, or gradients with differences of the loss
     Check(check::CheckArgs),
+    /// Make a model small: a GGUF file with 2 to 8 bits a weight
+    Quantize(Box<quantize::QuantizeArgs>),
     /// Write a model in another program's format: safetensors, GGUF, llm.c
     Export(export::ExportArgs),
     /// Measure this machine, the kernels, or a model
@@ -55,6 +57,7 @@ impl Command {
             Command::Data(args) => data::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Check(args) => check::run(args),
+            Command::Quantize(args) => quantize::run(*args),
             Command::Export(args) => export::run(args),
             Command::Bench(args) => bench::run(args),
         }

@@ -11,6 +11,7 @@ use wootz_kernels::{Precision, pool};
 use wootz_model::Model;
 use wootz_model::generate::SamplerOptions;
 use wootz_model::load::LoadOptions;
+use wootz_model::quantize::Mix;
 
 /// How tokens are chosen.
 #[derive(Debug, clap::Args)]
@@ -85,6 +86,9 @@ pub struct RunningArgs {
     /// `auto` rounds the inputs of a product as its weights' type wants it; `f32` never does
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub dtype: PrecisionArg,
+    /// Round the weights to a type of `wootz quantize` while they are loaded: Q8_0, Q4_K_M and so on
+    #[arg(long, value_name = "TYPE", value_parser = super::quantize::mix)]
+    pub quantize: Option<Mix>,
     /// Threads that compute [default: one a physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
@@ -98,7 +102,7 @@ impl RunningArgs {
     pub fn load(&self, path: &Path) -> Result<Arc<Model>> {
         let precision = self.dtype.precision();
         let threads = self.threads.map_or_else(pool::default_threads, |n| n as usize);
-        Ok(Arc::new(Model::load(path, &LoadOptions { precision, threads })?))
+        Ok(Arc::new(load(path, &LoadOptions { precision, threads }, self.quantize)?))
     }
 
     /// The context of a run whose longest sequence takes `needed` tokens, as far as that is known.
@@ -120,6 +124,14 @@ impl RunningArgs {
     pub fn lookup(&self) -> usize {
         self.lookup.unwrap_or(0) as usize
     }
+}
+
+/// Loads a model, rounded to a mixture if one is given.
+pub fn load(path: &Path, options: &LoadOptions, mix: Option<Mix>) -> Result<Model> {
+    Ok(match mix {
+        Some(mix) => Model::load_quantized(path, options, mix)?,
+        None => Model::load(path, options)?,
+    })
 }
 
 /// A type of cached keys and values.

@@ -10,6 +10,7 @@ pub mod flags;
 pub mod generate;
 pub mod inspect;
 mod memory;
+pub mod quantize;
 mod settings;
 pub mod sft;
 pub mod tokenizer;

@@ -8,10 +8,10 @@
 //! [`Architecture::gguf_head`].
 
 mod checkpoint;
-mod gguf;
+pub(crate) mod gguf;
 mod hf;
 mod llmc;
-mod stored;
+pub(crate) mod stored;
 
 use std::fmt;
 use std::path::Path;
@@ -82,7 +82,11 @@ pub enum Existing {
 }
 
 impl Existing {
-    pub(crate) fn check(self, path: &Path) -> Result<()> {
+    /// Fails where a file is that is to be kept, or a folder.
+    ///
+    /// # Errors
+    /// As said: nothing can be written there.
+    pub fn check(self, path: &Path) -> Result<()> {
         if path.is_dir() {
             fail!("{} is a folder, expected the name of a file", path.display());
         }
