@@ -3,7 +3,9 @@
 use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
-use crate::commands::{bench, chat, check, data, export, generate, inspect, quantize, sft, tokenizer, train};
+use crate::commands::{
+    bench, chat, check, data, export, generate, inspect, merge, quantize, sft, tokenizer, train,
+};
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -37,6 +39,8 @@ pub enum Command {
     Quantize(Box<quantize::QuantizeArgs>),
     /// Write a model in another program's format: safetensors, GGUF, llm.c
     Export(export::ExportArgs),
+    /// Put adapters into a model's weights, and measure what that changes
+    Merge(Box<merge::MergeArgs>),
     /// Measure this machine, the kernels, or a model
     Bench(bench::BenchArgs),
 }
@@ -59,6 +63,7 @@ impl Command {
             Command::Check(args) => check::run(args),
             Command::Quantize(args) => quantize::run(*args),
             Command::Export(args) => export::run(args),
+            Command::Merge(args) => merge::run(*args),
             Command::Bench(args) => bench::run(args),
         }
     }

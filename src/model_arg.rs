@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 /// The name of the built-in model, which is also the one to take when none is named.
 pub const STORY: &str = "story";
 
+/// Where a checkpoint may have its adapter.
+const CHECKPOINT_ADAPTER: &str = "adapter";
+
 /// The built-in model: a small trained Llama that tells stories, as a GGUF file.
 const STORY_FILE: &[u8] = include_bytes!("../assets/story.gguf");
 
@@ -46,6 +49,43 @@ pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
         bail!("no model at {model}, and no hub cache to look for it: neither HF_HOME nor HOME is set");
     };
     snapshot(&hub, organisation, name)
+}
+
+/// The path of an adapter: a folder of PEFT's, a GGUF adapter, a training run (what its newest whole checkpoint holds), or
+/// `ORGANISATION/NAME` in the hub's cache.
+///
+/// # Errors
+/// There is no such adapter; the message says where it was looked for.
+pub fn resolve_adapter(name: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(name);
+    if wootz_train::run::is_run(&path) && !wootz_model::adapter::is_adapter(&path) {
+        return adapter_of(&wootz_train::run::newest_model(&path)?);
+    }
+    if path.exists() {
+        return Ok(path);
+    }
+    let Some((organisation, model)) = hub_id(name) else {
+        bail!(
+            "no adapter at {name}: there is no such file or folder, and it is no hub id (ORGANISATION/NAME)"
+        );
+    };
+    let Some(hub) = hub_cache() else {
+        bail!("no adapter at {name}, and no hub cache to look for it: neither HF_HOME nor HOME is set");
+    };
+    snapshot(&hub, organisation, model)
+}
+
+/// The adapter of a checkpoint: itself, or a folder in it.
+fn adapter_of(checkpoint: &Path) -> Result<PathBuf> {
+    let places = [checkpoint.to_owned(), checkpoint.join(CHECKPOINT_ADAPTER)];
+    match places.into_iter().find(|path| wootz_model::adapter::is_adapter(path)) {
+        Some(path) => Ok(path),
+        None => bail!(
+            "{}: this checkpoint holds no adapter (expected adapter_config.json, or a folder {CHECKPOINT_ADAPTER} with it); was \
+             the whole model trained?",
+            checkpoint.display()
+        ),
+    }
 }
 
 /// Whether this is the built-in model.

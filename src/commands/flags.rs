@@ -4,14 +4,18 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use wootz_kernels::ops::attention::CacheType;
-use wootz_kernels::{Precision, pool};
+use wootz_kernels::{Pool, Precision, pool};
 use wootz_model::Model;
+use wootz_model::adapter::{self, Base};
 use wootz_model::generate::SamplerOptions;
 use wootz_model::load::LoadOptions;
+use wootz_model::lora::Adapter;
 use wootz_model::quantize::Mix;
+
+use crate::model_arg;
 
 /// How tokens are chosen.
 #[derive(Debug, clap::Args)]
@@ -72,6 +76,52 @@ impl SamplingArgs {
     }
 }
 
+/// Adapters of the model.
+#[derive(Debug, Default, clap::Args)]
+pub struct AdapterArgs {
+    /// Change the model by an adapter: a folder of PEFT's, a GGUF adapter, or a run that trained one. With `:S`, take S
+    /// times the change. May be given several times
+    #[arg(id = "adapter", long = "adapter", value_name = "A[:S]")]
+    names: Vec<String>,
+}
+
+impl AdapterArgs {
+    /// Reads them, for this base.
+    ///
+    /// # Errors
+    /// There is no such adapter, or it is damaged, or another base's.
+    pub fn read(&self, base: &Base, pool: &Pool) -> Result<Vec<Adapter>> {
+        let read = |name: &String| -> Result<Adapter> {
+            let (name, strength) = with_strength(name);
+            let path = model_arg::resolve_adapter(name)?;
+            Ok(Adapter { strength, ..adapter::read(&path, base, pool)? })
+        };
+        self.names.iter().map(read).collect()
+    }
+
+    /// Reads them, and puts them on the model.
+    ///
+    /// # Errors
+    /// As [`AdapterArgs::read`].
+    pub fn put_on(&self, model: &mut Model) -> Result<()> {
+        let base = Base { architecture: model.architecture(), config: model.config() };
+        let adapters = self.read(&base, model.pool())?;
+        for (adapter, name) in adapters.into_iter().zip(&self.names) {
+            model.put_on(adapter).with_context(|| format!("--adapter {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// `A:S`, where S is a number and there is no file of the whole name.
+fn with_strength(name: &str) -> (&str, f32) {
+    let strength = |text: &str| text.parse::<f32>().ok().filter(|strength| strength.is_finite());
+    match name.rsplit_once(':').and_then(|(path, text)| Some((path, strength(text)?))) {
+        Some((path, strength)) if !path.is_empty() && !Path::new(name).exists() => (path, strength),
+        Some(_) | None => (name, 1.0),
+    }
+}
+
 /// How the model runs.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Running")]
@@ -95,14 +145,18 @@ pub struct RunningArgs {
     /// Guess up to N tokens ahead from what was said before, and verify them together; never changes the result
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "7", value_parser = clap::value_parser!(u32).range(1..512))]
     pub lookup: Option<u32>,
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
 }
 
 impl RunningArgs {
-    /// Loads the model.
+    /// Loads the model, and puts its adapters on.
     pub fn load(&self, path: &Path) -> Result<Arc<Model>> {
         let precision = self.dtype.precision();
         let threads = self.threads.map_or_else(pool::default_threads, |n| n as usize);
-        Ok(Arc::new(load(path, &LoadOptions { precision, threads }, self.quantize)?))
+        let mut model = load(path, &LoadOptions { precision, threads }, self.quantize)?;
+        self.adapters.put_on(&mut model)?;
+        Ok(Arc::new(model))
     }
 
     /// The context of a run whose longest sequence takes `needed` tokens, as far as that is known.
@@ -243,6 +297,16 @@ mod tests {
         assert!(share_or_none("0").is_ok() && share_or_none("1.01").is_err());
         assert_eq!(count_or_all("-1"), Ok(Count(usize::MAX)));
         assert!(count_or_all("-2").is_err() && count_or_all("1.5").is_err());
+    }
+
+    #[test]
+    fn a_strength_is_a_number_behind_the_last_colon() {
+        assert_eq!(with_strength("a"), ("a", 1.0));
+        assert_eq!(with_strength("a:0.5"), ("a", 0.5));
+        assert_eq!(with_strength("a:-1"), ("a", -1.0));
+        for name in ["C:\\a", "a:", "a:inf", "a:nan", ":2"] {
+            assert_eq!(with_strength(name), (name, 1.0));
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! - `block`: one block, forward and backward; [`decoder`]: the forward pass of all; [`training`]: forward, loss and
 //!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
 //! - [`load`]: from a path to a model and its tokenizer; [`save`]: from a model to a file; [`quantize`](mod@quantize): to a
-//!   small one; [`lora`]: adapters; [`adapter`]: adapters in files
+//!   small one
+//! - [`lora`]: adapters; [`adapter`]: adapters in files; [`merge`]: adapters in the weights;
+//!   [`compare`](mod@compare): how far two models are apart
 //! - [`presets`]: models by name; [`init`]: their first parameters; [`flops`]: what they cost
 //! - [`reference`](mod@reference): the same decoder in f64 and plain loops, to be read, and compared with; [`differences`]:
 //!   gradients checked by it
@@ -17,6 +19,7 @@
 pub mod adapter;
 pub mod arch;
 mod block;
+pub mod compare;
 pub mod config;
 pub mod decoder;
 pub mod differences;
@@ -28,6 +31,7 @@ pub mod init;
 pub mod kv_cache;
 pub mod load;
 pub mod lora;
+pub mod merge;
 pub mod names;
 pub mod plan;
 pub mod presets;

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use wootz_formats::{Checkpoint, TensorView};
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::{DType, Matrix, Pool, Precision};
-use wootz_model::adapter::{self, Base, WriteOptions};
+use wootz_model::adapter::{self, AdapterFormat, Base, Scales, WriteOptions};
 use wootz_model::load::LoadOptions;
-use wootz_model::lora::{Adapter, LoraOptions, Scaling};
-use wootz_model::names::Part;
-use wootz_model::save::Existing;
+use wootz_model::lora::{Adapter, Lora, LoraOptions, Scaling};
+use wootz_model::names::{Part, Place};
+use wootz_model::save::{self, Existing, SaveFormat, SaveOptions};
 use wootz_model::{Chunk, Model, Rows, Scratch};
 
 fn fixtures() -> PathBuf {
@@ -66,7 +66,8 @@ fn base(model: &Model) -> Base<'_> {
 }
 
 fn options(dtype: DType) -> WriteOptions<'static> {
-    WriteOptions { dtype, base: Some("some/base"), existing: Existing::Keep }
+    let format = AdapterFormat::Peft;
+    WriteOptions { format, dtype, base: Some("some/base"), existing: Existing::Keep }
 }
 
 fn f32s(view: &TensorView) -> Vec<f32> {
@@ -369,6 +370,25 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     );
 }
 
+/// Adapters of a base model without a head, and of the text model within a multimodal one.
+#[test]
+fn names_may_begin_as_other_published_ones_do() {
+    let model = load(&fixtures().join("gemma3-micro"));
+    let from = fixtures().join("gemma3-micro/lora/trained");
+    let plain = read(&from, &model).unwrap();
+    for prefix in ["", "language_model.model.", "model.language_model."] {
+        let folder = Folder::new();
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            fs::copy(from.join(name), folder.0.join(name)).unwrap();
+        }
+        edit_tensors(&folder.0, |name, _, _| {
+            let rest = name.strip_prefix("base_model.model.model.").unwrap();
+            Some(format!("base_model.model.{prefix}{rest}"))
+        });
+        assert_equal(&plain, &read(&folder.0, &model).unwrap(), prefix);
+    }
+}
+
 #[test]
 fn an_adapter_of_another_base_is_refused() {
     let model = load(&fixtures().join("llama-micro"));
@@ -390,4 +410,171 @@ fn what_replaces_the_base_has_no_strength() {
     let mut adapter = read(&fixtures().join("qwen2-micro/adapters/saved"), &model).unwrap();
     adapter.strength = 0.5;
     assert!(model.put_on(adapter).unwrap_err().to_string().contains("modules_to_save"));
+}
+
+/// With `ensure_weight_tying` PEFT names one of embedding and head, and writes both.
+#[test]
+fn an_embedding_that_is_the_head_is_replaced_as_both() {
+    let model = load(&fixtures().join("qwen2-micro"));
+    let from = fixtures().join("qwen2-micro/adapters/saved");
+    let folder = Folder::new();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(from.join(name), folder.0.join(name)).unwrap();
+    }
+    let saved = |adapter: &Adapter, place: Place| {
+        adapter.saved.iter().find(|(id, _)| id.place == place).map(|(_, values)| values.clone())
+    };
+    let alone = read(&folder.0, &model).unwrap();
+    assert!(saved(&alone, Place::Embed).is_some() && saved(&alone, Place::Head).is_none());
+    edit_config(&folder.0, |json| json["ensure_weight_tying"] = true.into());
+    let error = read(&folder.0, &model).unwrap_err();
+    assert!(format!("{error:#}").contains("lm_head.weight` is missing"), "{error:#}");
+
+    let path = folder.0.join("adapter_model.safetensors");
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let mut views: Vec<TensorView> = checkpoint.tensors().collect();
+    let embed = checkpoint.tensor("base_model.model.model.embed_tokens.weight").unwrap();
+    views.push(TensorView { name: "base_model.model.lm_head.weight", ..embed });
+    wootz_formats::safetensors::write(&path, &views, &[]).unwrap();
+    let both = read(&folder.0, &model).unwrap();
+    assert_eq!(saved(&both, Place::Head), saved(&alone, Place::Embed));
+}
+
+fn write_gguf(path: &Path, model: &Model, adapter: &Adapter) -> wootz_model::Result<Scales> {
+    let options = WriteOptions { format: AdapterFormat::Gguf, ..options(DType::F32) };
+    adapter::write(path, &base(model), adapter, &options)
+}
+
+/// The base as a GGUF too, whose rows may stand in another order.
+fn as_gguf(model: &Model, path: &Path) -> Model {
+    let options = SaveOptions {
+        format: SaveFormat::Gguf,
+        dtype: DType::F32,
+        name: "base",
+        tokenizer: None,
+        tokenizer_folder: None,
+        existing: Existing::Keep,
+    };
+    save::save(path, model.architecture(), model.config(), model.weights(), &options).unwrap();
+    load(path)
+}
+
+#[test]
+fn a_gguf_adapter_does_what_the_folder_does() {
+    for case in cases() {
+        let name = case.adapter.display().to_string();
+        let mut model = load(&case.model);
+        let mut adapter = read(&case.adapter, &model).unwrap();
+        let folder = Folder::new();
+        let path = folder.0.join("adapter.gguf");
+        if !adapter.saved.is_empty() {
+            let error = write_gguf(&path, &model, &adapter).unwrap_err();
+            assert!(format!("{error:#}").contains("merge it"), "{error:#}");
+            adapter.saved.clear();
+        }
+        let scales = write_gguf(&path, &model, &adapter).unwrap();
+        let mut other = as_gguf(&model, &folder.0.join("base.gguf"));
+        let again = read(&path, &other).unwrap_or_else(|e| panic!("{e:#}"));
+
+        let alphas: Vec<f32> = adapter.parts.values().map(|lora| lora.alpha).collect();
+        let is_plain = adapter.parts.values().all(|l| l.scaling == Scaling::Rank && l.alpha == alphas[0]);
+        if is_plain {
+            assert_eq!(scales, Scales::Kept, "{name}");
+            let mut plain = adapter.clone();
+            plain.dropout = 0.0;
+            assert_equal(&plain, &again, &name);
+        }
+        for (a, b) in adapter.parts.values().zip(again.parts.values()) {
+            assert!(values(&a.a) == values(&b.a), "{name}");
+        }
+        // And back to a folder.
+        let back = folder.0.join("peft");
+        adapter::write(&back, &base(&other), &again, &options(DType::F32)).unwrap();
+        assert_equal(&again, &read(&back, &model).unwrap(), &name);
+
+        let ids: Vec<u32> = (0..24).map(|i| i * 7 % 500).collect();
+        model.put_on(adapter).unwrap();
+        other.put_on(again).unwrap();
+        let (want, got) = (logits(&model, &ids, 24), logits(&other, &ids, 24));
+        let largest = want.iter().fold(0f32, |a, x| a.max(x.abs()));
+        let apart = want.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / largest;
+        println!("{name}: {apart:.1e} apart, {scales:?}");
+        assert!(apart <= 2e-5, "{name}: {apart}");
+    }
+}
+
+/// One alpha for all: scales that differ by a power of two cost nothing, others a rounding.
+#[test]
+fn scales_go_into_b_where_a_file_has_one_alpha() {
+    let model = load(&fixtures().join("llama-micro"));
+    let new = |alphas: [f32; 2]| {
+        let options = LoraOptions {
+            rank: 4,
+            alpha: alphas[0],
+            scaling: Scaling::Rank,
+            targets: vec![Part::Q, Part::Down],
+            dropout: 0.0,
+            seed: 5,
+        };
+        let mut adapter = Adapter::new(model.config(), model.pool(), &options).unwrap();
+        for (index, lora) in adapter.parts.values_mut().enumerate() {
+            let b: Vec<f32> = (0..lora.b.rows() * 4).map(|i| (i % 13) as f32 / 7.0).collect();
+            lora.b = Matrix::from_f32(model.pool(), [lora.b.rows(), 4], &b);
+            lora.alpha = alphas[index % 2];
+        }
+        adapter
+    };
+    for (alphas, expected) in [([8.0, 2.0], Scales::Kept), ([8.0, 3.0], Scales::Rounded)] {
+        let (adapter, folder) = (new(alphas), Folder::new());
+        let path = folder.0.join("a.gguf");
+        assert_eq!(write_gguf(&path, &model, &adapter).unwrap(), expected);
+        let again = read(&path, &model).unwrap();
+        for (place, lora) in &adapter.parts {
+            let other = &again.parts[place];
+            let product = |lora: &Lora| -> Vec<f32> {
+                values(&lora.b).into_iter().map(|b| f32::from_bits(b) * lora.scale()).collect()
+            };
+            for (a, b) in product(lora).into_iter().zip(product(other)) {
+                let limit = if expected == Scales::Kept { 0.0 } else { 2e-7 * a.abs() };
+                assert!((a - b).abs() <= limit, "{place:?}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gguf_files_that_are_no_adapter_of_this_base_are_refused() {
+    let model = load(&fixtures().join("llama-micro"));
+    let adapter = read(&fixtures().join("llama-micro/lora/trained"), &model).unwrap();
+    let folder = Folder::new();
+    let path = folder.0.join("a.gguf");
+    write_gguf(&path, &model, &adapter).unwrap();
+    let refused = |path: &Path, model: &Model, expected: &str| {
+        let error = format!("{:#}", read(path, model).unwrap_err());
+        assert!(error.contains(expected), "{error}\n  does not say: {expected}");
+    };
+    refused(&path, &load(&fixtures().join("qwen3-micro")), "general.architecture");
+    let bytes = fs::read(&path).unwrap();
+    // Names and values of equal lengths in their places.
+    for (from, to, expected) in [
+        ("adapter.type", "adapter.typo", "adapter.type"),
+        ("adapter.lora.alpha", "adapter.lora.alphb", "adapter.lora.alpha"),
+        ("blk.1.attn_q.weight.lora_b", "blk.1.attn_q.weight.lora_c", "lora_c"),
+        ("blk.1.attn_q.weight.lora_b", "blk.7.attn_q.weight.lora_b", "is missing"),
+        ("blk.1.attn_q.weight.lora_b", "blk.1.attn_v.weight.lora_b", "two tensors"),
+    ] {
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+        let mut changed = bytes.clone();
+        changed[at..at + to.len()].copy_from_slice(to.as_bytes());
+        let other = folder.0.join("b.gguf");
+        fs::write(&other, changed).unwrap();
+        refused(&other, &model, expected);
+    }
+    let gguf = folder.0.join("base.gguf");
+    as_gguf(&model, &gguf);
+    refused(&gguf, &model, "is this a model?");
+    refused(&fixtures().join("llama-micro/model.safetensors"), &model, "found safetensors");
+    refused(&folder.0.join("none.gguf"), &model, "no such file");
+    fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+    refused(&path, &model, "cut short");
 }

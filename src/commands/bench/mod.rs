@@ -52,6 +52,8 @@ pub struct BenchArgs {
     /// Type of cached keys and values
     #[arg(long, default_value = "f16")]
     kv: flags::CacheArg,
+    #[command(flatten)]
+    adapters: flags::AdapterArgs,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -96,7 +98,8 @@ fn bench_model(args: &BenchArgs, threads: usize) -> Result<()> {
     let path = crate::model_arg::resolve(args.model.as_deref())?;
     let start = Instant::now();
     let options = LoadOptions { precision: args.dtype.precision(), threads };
-    let model = flags::load(Path::new(&path), &options, args.quantize)?;
+    let mut model = flags::load(Path::new(&path), &options, args.quantize)?;
+    args.adapters.put_on(&mut model)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let vocab = model.config().vocab_size as u32;
     let (prompt, generate, depth, batch) =

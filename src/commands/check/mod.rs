@@ -49,6 +49,8 @@ pub struct CheckArgs {
     /// `f32` never rounds inputs; `auto` computes as `generate` does
     #[arg(long, default_value = "f32")]
     dtype: super::flags::PrecisionArg,
+    #[command(flatten)]
+    adapters: super::flags::AdapterArgs,
     /// Threads [default: one a physical core]
     #[arg(long)]
     threads: Option<usize>,
@@ -92,7 +94,8 @@ fn against_reference(args: &CheckArgs, model: &str, file: &Path, threads: usize)
     let path = crate::model_arg::resolve(Some(model))?;
     let precision = args.dtype.precision();
     let checkpoint = wootz_model::load::open(&path)?;
-    let model = Model::from_checkpoint(&checkpoint, &LoadOptions { precision, threads })?;
+    let mut model = Model::from_checkpoint(&checkpoint, &LoadOptions { precision, threads })?;
+    args.adapters.put_on(&mut model)?;
     let reference = read_reference(args, file, &path, &checkpoint, model.config().vocab_size)
         .with_context(|| format!("reference {}", file.display()))?;
 

@@ -130,7 +130,7 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
     let mut model = load_model(&path, &settings, threads)?;
     if !settings.full {
         let adapter = match &settings.adapter {
-            Some(name) => read_adapter(&model, Path::new(name))?,
+            Some(name) => given_adapter(&model, name)?,
             None => {
                 let options = settings.lora_options(&model.projections())?;
                 Adapter::new(model.config(), model.pool(), &options)?
@@ -192,6 +192,17 @@ fn model_at(base: &Path, settings: &Settings, checkpoint: &Checkpoint, threads: 
     adapter.dropout = settings.lora_dropout;
     model.put_on(adapter)?;
     Ok(model)
+}
+
+/// The adapter to go on with.
+fn given_adapter(model: &Model, name: &str) -> Result<Adapter> {
+    let adapter = read_adapter(model, &crate::model_arg::resolve_adapter(name)?)?;
+    if let Some((id, _)) = adapter.saved.first() {
+        bail!(
+            "--adapter {name}: it replaces `{id}` (modules_to_save), which is not trained on; merge it first with `wootz merge`"
+        );
+    }
+    Ok(adapter)
 }
 
 fn read_adapter(model: &Model, path: &Path) -> Result<Adapter> {

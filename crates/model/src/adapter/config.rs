@@ -29,6 +29,8 @@ pub(super) struct Config {
     pub dropout: f32,
     /// Ends of names of modules that the adapter replaces.
     pub saved: Vec<String>,
+    /// Whether an embedding and a head that are one are replaced together.
+    pub ties: bool,
 }
 
 /// Names of modules.
@@ -105,6 +107,7 @@ impl Config {
                 false => Scaling::Rank,
             },
             dropout,
+            ties: flag(keys, "ensure_weight_tying")?,
             saved: match filled(keys, "modules_to_save") {
                 Some(value) => strings("modules_to_save", value)?,
                 None => Vec::new(),

@@ -1,17 +1,21 @@
 //! Adapters in files: PEFT's folders, and llama.cpp's GGUF adapters. What an adapter is, see [`crate::lora`].
 //!
 //! [`read`] finds out which of the two a path is, and gives an [`Adapter`] in canonical orientation for the base that it is
-//! asked for; [`write`] goes back. [`crate::Model::put_on`] makes it work. Which names stand for what, and what is equal
+//! asked for; [`write()`] goes back. [`crate::Model::put_on`] makes it work. Which names stand for what, and what is equal
 //! bit for bit, is in docs/adapters.md.
 
 mod config;
+mod gguf;
 mod modules;
 mod peft;
+
+pub(crate) use modules::values;
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use wootz_kernels::{DType, Pool};
+use wootz_formats::{Checkpoint, TensorView};
+use wootz_kernels::{DType, Pool, quant};
 
 use crate::arch::Architecture;
 use crate::config::{DecoderConfig, Head};
@@ -19,6 +23,9 @@ use crate::error::{Context, Result, fail};
 use crate::lora::Adapter;
 use crate::names::{TensorId, canonical};
 use crate::save::Existing;
+
+/// The types that values may have in a file that is written.
+const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// What an adapter belongs to.
 #[derive(Clone, Copy)]
@@ -29,9 +36,38 @@ pub struct Base<'a> {
     pub config: &'a DecoderConfig,
 }
 
+/// A format that adapters come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterFormat {
+    /// PEFT's folder.
+    Peft,
+    /// llama.cpp's one file.
+    Gguf,
+}
+
+/// What became of the scales of changes that had to share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scales {
+    /// They are what they were, bit for bit.
+    Kept,
+    /// Some are in b, which was rounded for it, or differ in their last bit.
+    Rounded,
+}
+
+impl Scales {
+    fn and(self, other: Scales) -> Scales {
+        match (self, other) {
+            (Scales::Kept, Scales::Kept) => Scales::Kept,
+            (Scales::Rounded, _) | (_, Scales::Rounded) => Scales::Rounded,
+        }
+    }
+}
+
 /// How to write an adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteOptions<'a> {
+    /// The format.
+    pub format: AdapterFormat,
     /// F32, BF16 or F16. What is in memory is F32.
     pub dtype: DType,
     /// What the base is called: an id of the hub or a path, for other programs to find it.
@@ -40,7 +76,7 @@ pub struct WriteOptions<'a> {
     pub existing: Existing,
 }
 
-/// Reads the adapter at `path`, for this base.
+/// Reads the adapter at `path`, for this base: a folder of PEFT's, or a GGUF adapter.
 ///
 /// # Errors
 /// There is none, or it is damaged; it is of another base, or of a kind that is not supported. The message names file,
@@ -53,7 +89,41 @@ pub fn read(path: &Path, base: &Base, pool: &Pool) -> Result<Adapter> {
     if path.is_dir() {
         fail!("{}: there is no adapter in this folder; expected adapter_config.json", path.display())
     }
-    fail!("no adapter at {}: there is no such file or folder", path.display())
+    if !path.exists() {
+        fail!("no adapter at {}: there is no such file or folder", path.display())
+    }
+    gguf::read(path, base, pool).context(whose)
+}
+
+/// Whether there is an adapter at `path`, whole or not.
+pub fn is_adapter(path: &Path) -> bool {
+    if path.is_dir() {
+        return peft::is_folder(path);
+    }
+    Checkpoint::open(path).is_ok_and(|checkpoint| gguf::is_adapter(&checkpoint))
+}
+
+/// A tensor's values; they are finite.
+fn decode(tensor: &TensorView) -> Result<Vec<f32>> {
+    if !DType::weights().any(|dtype| dtype == tensor.dtype) {
+        fail!("tensor `{}`: expected numbers such as F32, F16 or BF16, found {}", tensor.name, tensor.dtype)
+    }
+    let mut values = vec![0.0; tensor.elements()];
+    quant::decode(tensor.dtype, tensor.bytes, &mut values).context(|| format!("tensor `{}`", tensor.name))?;
+    if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+        fail!("tensor `{}`: element {at} is {}, expected a finite number", tensor.name, values[at])
+    }
+    Ok(values)
+}
+
+impl Adapter {
+    /// The same adapter at strength 1, its strength in each alpha.
+    pub fn at_full_strength(&self) -> Adapter {
+        let mut full = self.clone();
+        full.strength = 1.0;
+        full.parts.values_mut().for_each(|lora| lora.alpha *= self.strength);
+        full
+    }
 }
 
 /// Fails where an adapter has something that a model of this configuration has not.
@@ -90,12 +160,23 @@ pub(crate) fn check(config: &DecoderConfig, adapter: &Adapter) -> Result<()> {
     Ok(())
 }
 
-/// Writes an adapter of this base: a folder, as PEFT has it.
+/// Writes an adapter of this base.
 ///
 /// # Errors
 /// An adapter that the format has no words for; a file that is there already and not to be replaced; the disk. A file
 /// is complete or not there.
-pub fn write(path: &Path, base: &Base, adapter: &Adapter, options: &WriteOptions) -> Result<()> {
-    peft::write(path, base, adapter, options)
-        .context(|| format!("cannot save the adapter to {}", path.display()))
+pub fn write(path: &Path, base: &Base, adapter: &Adapter, options: &WriteOptions) -> Result<Scales> {
+    let whose = || format!("cannot save the adapter to {}", path.display());
+    check(base.config, adapter).context(whose)?;
+    if adapter.strength != 1.0 {
+        fail!("an adapter of strength {} cannot be written: files have none", adapter.strength)
+    }
+    if !DTYPES.contains(&options.dtype) {
+        fail!("an adapter has values of type F32, BF16 or F16, not {}", options.dtype)
+    }
+    match options.format {
+        AdapterFormat::Peft => peft::write(path, base, adapter, options),
+        AdapterFormat::Gguf => gguf::write(path, base, adapter, options),
+    }
+    .context(whose)
 }

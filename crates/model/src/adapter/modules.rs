@@ -11,12 +11,12 @@
 //!                                                  [ 0  0 bv]
 //! ```
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use wootz_formats::Format;
 use wootz_kernels::{Matrix, Pool};
 
+use super::Scales;
 use crate::arch::Architecture;
 use crate::config::DecoderConfig;
 use crate::error::{Result, fail};
@@ -38,11 +38,11 @@ pub(super) struct Module {
 }
 
 /// The change of a module.
-pub(super) struct Change<'a> {
+pub(super) struct Change {
     /// `[rank, inputs]`, row-major.
-    pub a: Cow<'a, [f32]>,
+    pub a: Vec<f32>,
     /// `[outputs, rank]`, row-major.
-    pub b: Cow<'a, [f32]>,
+    pub b: Vec<f32>,
     /// Rank (r).
     pub rank: usize,
     /// What the scale is made of.
@@ -51,6 +51,15 @@ pub(super) struct Change<'a> {
     pub scaling: Scaling,
     /// The ranks of the projections where their pairs stand in blocks, as drawn above.
     pub blocks: Option<Vec<usize>>,
+    /// What became of the scales when several changes were joined.
+    pub scales: Scales,
+}
+
+impl Change {
+    /// What b a is multiplied with, before it is rounded.
+    pub fn scale(&self) -> f64 {
+        scale(self.alpha, self.rank, self.scaling)
+    }
 }
 
 /// The modules of a model of this configuration in files of this format, in the order of the forward pass.
@@ -144,7 +153,7 @@ impl Module {
     }
 
     /// The change of the whole module; `None` where the adapter changes none of its projections.
-    pub fn join(&self, adapter: &Adapter) -> Option<Change<'static>> {
+    pub fn join(&self, adapter: &Adapter) -> Option<Change> {
         let parts: Vec<Option<&Lora>> =
             self.parts.iter().map(|source| adapter.parts.get(&source.to.place)).collect();
         let first = *parts.iter().flatten().next()?;
@@ -164,30 +173,38 @@ impl Module {
                 place(&mut b, rank, source, 0, &values(&lora.b), lora.rank(), 1.0);
             }
             let (alpha, scaling) = (first.alpha, first.scaling);
-            return Some(Change { a: a.into(), b: b.into(), rank, alpha, scaling, blocks: None });
+            return Some(Change { a, b, rank, alpha, scaling, blocks: None, scales: Scales::Kept });
         }
 
         let ranks: Vec<usize> = parts.iter().map(|lora| lora.map_or(0, Lora::rank)).collect();
         let rank = ranks.iter().sum();
         let mut change = Change {
-            a: Vec::with_capacity(rank * self.inputs).into(),
-            b: vec![0.0; self.outputs * rank].into(),
+            a: Vec::with_capacity(rank * self.inputs),
+            b: vec![0.0; self.outputs * rank],
             rank,
             alpha: 0.0,
             scaling: first.scaling,
             blocks: None,
+            scales: Scales::Kept,
         };
-        let scale = exact_scale(first);
-        change.alpha = match first.scaling {
+        let scale = scale(first.alpha, first.rank(), first.scaling);
+        let alpha = match first.scaling {
             Scaling::Rank => scale * rank as f64,
             Scaling::RootOfRank => scale * (rank as f64).sqrt(),
-        } as f32;
+        };
+        change.alpha = alpha as f32;
+        if f64::from(change.alpha) != alpha {
+            change.scales = Scales::Rounded;
+        }
         let mut column = 0;
         for (source, lora) in self.parts.iter().zip(&parts) {
             let Some(lora) = lora else { continue };
-            change.a.to_mut().extend(values(&lora.a));
-            let factor = (exact_scale(lora) / scale) as f32;
-            place(change.b.to_mut(), rank, source, column, &values(&lora.b), lora.rank(), factor);
+            change.a.extend(values(&lora.a));
+            let factor = self::scale(lora.alpha, lora.rank(), lora.scaling) / scale;
+            if !is_power_of_two(factor) {
+                change.scales = Scales::Rounded;
+            }
+            place(&mut change.b, rank, source, column, &values(&lora.b), lora.rank(), factor as f32);
             column += lora.rank();
         }
         change.blocks = Some(ranks);
@@ -205,13 +222,19 @@ fn alpha_of_rank(change: &Change, rank: usize) -> f32 {
     }
 }
 
-/// The scale before it is rounded.
-pub(super) fn exact_scale(lora: &Lora) -> f64 {
-    let rank = lora.rank() as f64;
-    match lora.scaling {
-        Scaling::Rank => f64::from(lora.alpha) / rank,
-        Scaling::RootOfRank => f64::from(lora.alpha) / rank.sqrt(),
+/// What a change is multiplied with, before it is rounded.
+fn scale(alpha: f32, rank: usize, scaling: Scaling) -> f64 {
+    let (alpha, rank) = (f64::from(alpha), rank as f64);
+    match scaling {
+        Scaling::Rank => alpha / rank,
+        Scaling::RootOfRank => alpha / rank.sqrt(),
     }
+}
+
+/// Whether a product with it is exact (but at the ends of the range).
+pub(super) fn is_power_of_two(factor: f64) -> bool {
+    let mantissa = factor.to_bits() << 12;
+    factor.is_normal() && factor > 0.0 && mantissa == 0
 }
 
 /// Puts the rows of one projection's b, times a factor, where the module has them, from column `column` on.
@@ -233,7 +256,7 @@ fn place(
 }
 
 /// A matrix row by row.
-pub(super) fn values(matrix: &Matrix) -> Vec<f32> {
+pub(crate) fn values(matrix: &Matrix) -> Vec<f32> {
     let mut out = vec![0.0; matrix.rows() * matrix.cols()];
     for (row, out) in out.chunks_exact_mut(matrix.cols().max(1)).enumerate() {
         matrix.decode_row(row, out);

@@ -18,16 +18,16 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use wootz_formats::{Checkpoint, Format, Metadata, TensorSpec, TensorView, safetensors, write_atomically};
-use wootz_kernels::{DType, Pool, quant};
+use wootz_kernels::Pool;
 
 use super::config::{Config, MAX_RANK};
 use super::modules::{Change, Module, modules};
-use super::{Base, WriteOptions};
+use super::{Base, Scales, WriteOptions, decode};
 use crate::arch::Architecture;
 use crate::config::{DecoderConfig, Head};
 use crate::error::{Context, Result, fail};
 use crate::lora::{Adapter, Scaling};
-use crate::names::{Source, TensorId};
+use crate::names::{Place, Source, TensorId};
 use crate::save::{NormShift, encode};
 
 const CONFIG: &str = "adapter_config.json";
@@ -174,7 +174,7 @@ impl Reader<'_> {
     }
 
     /// The pair of a module.
-    fn change(&self, module: &Module, pair: &[Option<TensorView>; 2]) -> Result<Change<'static>> {
+    fn change(&self, module: &Module, pair: &[Option<TensorView>; 2]) -> Result<Change> {
         let name = &module.name;
         let (a, b) = match pair {
             [Some(a), Some(b)] => (a, b),
@@ -202,12 +202,13 @@ impl Reader<'_> {
             decode(tensor)
         };
         Ok(Change {
-            a: values(a, [rank, module.inputs], "rank, inputs")?.into(),
-            b: values(b, [module.outputs, rank], "outputs, rank")?.into(),
+            a: values(a, [rank, module.inputs], "rank, inputs")?,
+            b: values(b, [module.outputs, rank], "outputs, rank")?,
             rank,
             alpha: self.config.alpha(name)?,
             scaling: self.config.scaling,
             blocks: None,
+            scales: Scales::Kept,
         })
     }
 
@@ -230,9 +231,15 @@ impl Reader<'_> {
         let mut saved = Vec::new();
         let sources = with_head(self.base.architecture, self.base.config)?;
         let mut used = HashSet::new();
+        let is_named = |source: &Source| {
+            self.config.saved.iter().any(|end| module_of(&source.name).ends_with(end.as_str()))
+        };
+        let is_end = |source: &Source| matches!(source.to.place, Place::Embed | Place::Head);
+        let ties = self.config.ties && self.base.config.head == Head::Tied;
+        let both = ties && sources.iter().any(|source| is_end(source) && is_named(source));
         for source in &sources {
-            let module = module_of(&source.name);
-            if !self.config.saved.iter().any(|end| module.ends_with(end)) {
+            let is_saved = is_named(source) || both && is_end(source);
+            if !is_saved {
                 continue;
             }
             let Some(tensor) = left.get(source.name.as_str()) else {
@@ -320,21 +327,8 @@ fn ends(names: &[&str]) -> String {
     ends.join(", ")
 }
 
-/// A tensor's values; they are finite.
-pub(super) fn decode(tensor: &TensorView) -> Result<Vec<f32>> {
-    if !DType::weights().any(|dtype| dtype == tensor.dtype) {
-        fail!("tensor `{}`: expected numbers such as F32, F16 or BF16, found {}", tensor.name, tensor.dtype)
-    }
-    let mut values = vec![0.0; tensor.elements()];
-    quant::decode(tensor.dtype, tensor.bytes, &mut values).context(|| format!("tensor `{}`", tensor.name))?;
-    if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-        fail!("tensor `{}`: element {at} is {}, expected a finite number", tensor.name, values[at])
-    }
-    Ok(values)
-}
-
 /// Writes an adapter of this base.
-pub(super) fn write(folder: &Path, base: &Base, adapter: &Adapter, options: &WriteOptions) -> Result<()> {
+pub(super) fn write(folder: &Path, base: &Base, adapter: &Adapter, options: &WriteOptions) -> Result<Scales> {
     for name in [WEIGHTS, CONFIG] {
         options.existing.check(&folder.join(name))?;
     }
@@ -376,7 +370,8 @@ pub(super) fn write(folder: &Path, base: &Base, adapter: &Adapter, options: &Wri
     let mut text = serde_json::to_vec_pretty(&config).context(|| CONFIG)?;
     text.push(b'\n');
     // Last: a folder without it is no adapter.
-    write_atomically(&folder.join(CONFIG), |file| file.write_all(&text)).context(|| "the configuration")
+    write_atomically(&folder.join(CONFIG), |file| file.write_all(&text)).context(|| "the configuration")?;
+    Ok(changes.iter().fold(Scales::Kept, |all, (_, change)| all.and(change.scales)))
 }
 
 /// A tensor under transformers' name, in its shape.
@@ -419,9 +414,6 @@ fn config_json(
     options: &WriteOptions,
 ) -> Result<Map<String, Value>> {
     let Some((_, first)) = changes.first() else { fail!("the adapter changes no projection of this model") };
-    if adapter.strength != 1.0 {
-        fail!("an adapter of strength {} cannot be written; PEFT's files have none", adapter.strength)
-    }
     if let Some((module, _)) = changes.iter().find(|(_, change)| change.scaling != first.scaling) {
         fail!(
             "`{}` is scaled by {:?}, others by {:?}; PEFT's config has one scaling for all",

@@ -157,6 +157,11 @@ pub fn identify(checkpoint: &Checkpoint) -> Result<(&'static Architecture, Decod
 fn find(checkpoint: &Checkpoint) -> Result<(&'static Architecture, DecoderConfig)> {
     match checkpoint.metadata() {
         Metadata::Gguf(metadata) => {
+            if matches!(metadata.find_str("general.type"), Ok(Some("adapter"))) {
+                fail!(
+                    "this is an adapter, not a model; name the model that it belongs to, and this with --adapter"
+                );
+            }
             let name = match metadata.find_str("general.architecture") {
                 Ok(Some(name)) => name,
                 Ok(None) | Err(_) => fail!("metadata key general.architecture: expected a name, found none"),
@@ -224,7 +229,7 @@ fn list(names: impl Fn(&Architecture) -> &'static [&'static str]) -> String {
 fn by_config(config: &Value) -> Result<&'static Architecture> {
     let keys = hf::Keys::new(config)?;
     if config.get("peft_type").is_some() {
-        fail!("this is an adapter, not a model; name the model that it belongs to");
+        fail!("this is an adapter, not a model; name the model that it belongs to, and this with --adapter");
     }
     if let Some(quantization) = keys.object("quantization_config")? {
         let method = quantization.text("quant_method")?.unwrap_or("unnamed");

@@ -1,11 +1,11 @@
 //! From any model to a quantised GGUF file.
 //!
-//! - [`mix`]: which tensor gets which type; [`importance`]: which columns matter; [`compare`]: what it has cost
+//! - [`mix`]: which tensor gets which type; [`importance`]: which columns matter; [`crate::compare`]: what it has
+//!   cost
 //!
 //! [`quantize`] takes one tensor after the other: its values are decoded, brought into the order of the file, rounded on all
 //! threads by [`wootz_kernels::quant::quantize`], and written. A file appears whole or not at all.
 
-pub mod compare;
 pub mod importance;
 pub mod mix;
 

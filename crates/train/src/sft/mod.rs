@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use wootz_kernels::DType;
 use wootz_model::Model;
-use wootz_model::adapter::{self, Base, WriteOptions};
+use wootz_model::adapter::{self, AdapterFormat, Base, WriteOptions};
 use wootz_model::save::{self, Existing, SaveFormat, SaveOptions};
 use wootz_text::Tokenizer;
 
@@ -97,8 +97,14 @@ fn save_adapter(folder: &Path, base: &str, trainer: &Trainer) -> Result<()> {
     let model = &trainer.model;
     let Some(adapter) = model.adapters().first() else { return Ok(()) };
     let of = Base { architecture: model.architecture(), config: model.config() };
-    let options = WriteOptions { dtype: DType::F32, base: Some(base), existing: Existing::Keep };
-    adapter::write(folder, &of, adapter, &options).context(|| folder.display().to_string())
+    let options = WriteOptions {
+        format: AdapterFormat::Peft,
+        dtype: DType::F32,
+        base: Some(base),
+        existing: Existing::Keep,
+    };
+    adapter::write(folder, &of, adapter, &options).context(|| folder.display().to_string())?;
+    Ok(())
 }
 
 /// A checkpoint of all weights is the whole model, in f32, as a folder that any program reads.

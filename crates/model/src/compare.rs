@@ -1,8 +1,11 @@
-//! What quantising has cost: how far the next tokens' probabilities are from those of the original.
+//! What a change of the weights has cost (quantising, merging, rounding): how far the next tokens' probabilities are from
+//! those of the original.
 //!
-//! For each position the Kullback-Leibler divergence `Σ p (log p - log q)` of the written model's probabilities q from
+//! For each position the Kullback-Leibler divergence `Σ p (log p - log q)` of the changed model's probabilities q from
 //! the original's p, in nats: 0 where they are equal. The two models run one after the other; the logits of the first wait
 //! in memory.
+
+use std::fmt;
 
 use wootz_kernels::ops::attention::CacheType;
 
@@ -29,6 +32,8 @@ pub struct Comparison {
     pub largest: f64,
     /// Share of the positions whose likeliest token is the same.
     pub same_top: f64,
+    /// The largest difference of a logit.
+    pub difference: f32,
 }
 
 /// The logits of all positions of `texts`, each from its own beginning and cut to the model's reach.
@@ -66,7 +71,8 @@ pub fn compare(original: &Logits, found: &Logits) -> Result<Comparison> {
     }
     let vocab = original.vocab.max(1);
     let rows = original.values.chunks_exact(vocab).zip(found.values.chunks_exact(vocab));
-    let mut all = Comparison { positions: rows.len(), mean: 0.0, largest: 0.0, same_top: 0.0 };
+    let mut all =
+        Comparison { positions: rows.len(), mean: 0.0, largest: 0.0, same_top: 0.0, difference: 0.0 };
     for (p, q) in rows {
         let divergence = divergence(p, q);
         if !divergence.is_finite() {
@@ -74,11 +80,27 @@ pub fn compare(original: &Logits, found: &Logits) -> Result<Comparison> {
         }
         all.mean += divergence;
         all.largest = all.largest.max(divergence);
+        all.difference = p.iter().zip(q).map(|(p, q)| (p - q).abs()).fold(all.difference, f32::max);
         all.same_top += f64::from(u8::from(top(p) == top(q)));
     }
     let count = all.positions.max(1) as f64;
     (all.mean, all.same_top) = (all.mean / count, all.same_top / count);
     Ok(all)
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} positions: KL divergence {:.2e} nats on average, {:.2e} at the most; the same likeliest token in {:.1} %; \
+             logits at most {:.1e} apart",
+            self.positions,
+            self.mean,
+            self.largest,
+            100.0 * self.same_top,
+            self.difference
+        )
+    }
 }
 
 /// Of q from p, given as logits, in f64.
@@ -93,8 +115,8 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
         // What cannot be costs nothing.
         if p == f64::NEG_INFINITY { 0.0 } else { p.exp() * (p - q) }
     });
-    // Rounding may leave a little less than zero. `max` would take NaN for zero too.
-    let sum: f64 = terms.sum();
+    let sum = terms.sum::<f64>();
+    // Rounding may leave less than nothing; what is no number stays so.
     if sum < 0.0 { 0.0 } else { sum }
 }
 
