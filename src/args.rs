@@ -3,7 +3,9 @@
 use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
-use crate::commands::{bench, chat, check, data, export, generate, inspect, merge, sft, tokenizer, train};
+use crate::commands::{
+    bench, chat, check, data, export, generate, inspect, merge, quantize, sft, tokenizer, train,
+};
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -33,6 +35,8 @@ pub enum Command {
     Tokenizer(tokenizer::TokenizerArgs),
     /// Compare logits, loss and gradients with a reference file, or gradients with differences of the loss
     Check(check::CheckArgs),
+    /// Make a model small: a GGUF file with 2 to 8 bits a weight
+    Quantize(Box<quantize::QuantizeArgs>),
     /// Write a model in another program's format: safetensors, GGUF, llm.c
     Export(export::ExportArgs),
     /// Put adapters into a model's weights, and measure what that changes
@@ -57,6 +61,7 @@ impl Command {
             Command::Data(args) => data::run(args),
             Command::Tokenizer(args) => tokenizer::run(args),
             Command::Check(args) => check::run(args),
+            Command::Quantize(args) => quantize::run(*args),
             Command::Export(args) => export::run(args),
             Command::Merge(args) => merge::run(*args),
             Command::Bench(args) => bench::run(args),

@@ -13,6 +13,7 @@ use wootz_model::adapter::{self, Base};
 use wootz_model::generate::SamplerOptions;
 use wootz_model::load::LoadOptions;
 use wootz_model::lora::Adapter;
+use wootz_model::quantize::Mix;
 
 use crate::model_arg;
 
@@ -135,6 +136,9 @@ pub struct RunningArgs {
     /// `auto` rounds the inputs of a product as its weights' type wants it; `f32` never does
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub dtype: PrecisionArg,
+    /// Round the weights to a type of `wootz quantize` while they are loaded: Q8_0, Q4_K_M and so on
+    #[arg(long, value_name = "TYPE", value_parser = super::quantize::mix)]
+    pub quantize: Option<Mix>,
     /// Threads that compute [default: one a physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
@@ -150,7 +154,7 @@ impl RunningArgs {
     pub fn load(&self, path: &Path) -> Result<Arc<Model>> {
         let precision = self.dtype.precision();
         let threads = self.threads.map_or_else(pool::default_threads, |n| n as usize);
-        let mut model = Model::load(path, &LoadOptions { precision, threads })?;
+        let mut model = load(path, &LoadOptions { precision, threads }, self.quantize)?;
         self.adapters.put_on(&mut model)?;
         Ok(Arc::new(model))
     }
@@ -174,6 +178,14 @@ impl RunningArgs {
     pub fn lookup(&self) -> usize {
         self.lookup.unwrap_or(0) as usize
     }
+}
+
+/// Loads a model, rounded to a mixture if one is given.
+pub fn load(path: &Path, options: &LoadOptions, mix: Option<Mix>) -> Result<Model> {
+    Ok(match mix {
+        Some(mix) => Model::load_quantized(path, options, mix)?,
+        None => Model::load(path, options)?,
+    })
 }
 
 /// A type of cached keys and values.

@@ -6,13 +6,14 @@
 //! [`wootz_kernels::ops::matmul`]).
 
 use crate::arch::Architecture;
-use crate::block::{Activations, Block, Mode, Network, Workspace};
+use crate::block::{Activations, Block, Mode, Network, Observer, Workspace};
 use crate::config::{DecoderConfig, Head, Positions, Rope};
 use crate::error::{Result, fail};
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use crate::load::LoadOptions;
 use crate::lora::Adapter;
 use crate::names::{Part, Place, TensorId};
+use crate::quantize::Mix;
 use crate::rope::frequencies;
 use crate::weights::{Parameter, Weights};
 use std::path::Path;
@@ -92,6 +93,19 @@ impl Model {
         Model::from_checkpoint(&checkpoint, options)
     }
 
+    /// Opens and loads a model, with its matrices rounded to the types of a mixture. Those that are quantised already stay
+    /// as they are.
+    ///
+    /// # Errors
+    /// As [`Model::load`], and a value that is not finite.
+    pub fn load_quantized(path: &Path, options: &LoadOptions, mix: Mix) -> Result<Model> {
+        let checkpoint = crate::load::open(path)?;
+        let pool = Pool::new(options.threads);
+        let (architecture, config, weights) =
+            Weights::load_as(&checkpoint, &pool, options.precision, Some(mix))?;
+        Ok(Model::from_weights(architecture, config, weights, pool))
+    }
+
     /// Loads an open model.
     ///
     /// # Errors
@@ -161,6 +175,28 @@ impl Model {
     /// A token that is not in the vocabulary, an empty or too long chunk, a cache without room, a position beyond a
     /// learned table. Nothing has changed then.
     pub fn forward<'s>(&self, scratch: &'s mut Scratch, chunks: &mut [Chunk]) -> Result<&'s mut [f32]> {
+        self.run(scratch, chunks, None)
+    }
+
+    /// [`Model::forward`], and `observer` is shown the inputs of every product on the way. The results are the same.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn observe<'s>(
+        &self,
+        scratch: &'s mut Scratch,
+        chunks: &mut [Chunk],
+        observer: &dyn Observer,
+    ) -> Result<&'s mut [f32]> {
+        self.run(scratch, chunks, Some(observer))
+    }
+
+    fn run<'s>(
+        &self,
+        scratch: &'s mut Scratch,
+        chunks: &mut [Chunk],
+        observer: Option<&dyn Observer>,
+    ) -> Result<&'s mut [f32]> {
         let spans = self.spans(chunks)?;
         let rows = spans.last().map_or(0, |span| span.rows.end);
         self.embed(scratch, chunks, &spans, rows);
@@ -168,7 +204,7 @@ impl Model {
 
         let wanted = wanted_rows(chunks, &spans);
         let last = self.config.n_layers() - 1;
-        let network = self.network(Mode::Inference);
+        let network = Network { observer, ..self.network(Mode::Inference) };
         for index in 0..=last {
             let block = self.block(network, index, &scratch.angles);
             let mut caches: Vec<_> = chunks.iter_mut().map(|c| &mut c.cache.layers[index]).collect();
@@ -183,13 +219,14 @@ impl Model {
         for (chunk, span) in chunks.iter_mut().zip(&spans) {
             chunk.cache.advance(span.rows.len());
         }
-        self.head(scratch, wanted.len());
+        self.head(network, scratch, wanted.len());
         Ok(&mut scratch.logits)
     }
 
     /// What all blocks share.
     pub(crate) fn network(&self, mode: Mode) -> Network<'_> {
-        Network { pool: &self.pool, config: &self.config, mode, adapters: &self.adapters, draw: None }
+        let adapters = &self.adapters;
+        Network { pool: &self.pool, config: &self.config, mode, adapters, draw: None, observer: None }
     }
 
     /// A block over rows of these angles ([`Model::set_angles`]).
@@ -308,14 +345,18 @@ impl Model {
     }
 
     /// logits = head(norm(x)) for the rows that are left.
-    fn head(&self, s: &mut Scratch, rows: usize) {
+    fn head(&self, network: Network, s: &mut Scratch, rows: usize) {
         let head = self.weights.head();
         s.logits.resize(rows * head.rows(), 0.0);
         if rows == 0 {
             return;
         }
         let w = &mut s.workspace;
-        self.network(Mode::Inference).norm(&s.x, &self.weights.norm, &mut w.normed);
+        network.norm(&s.x, &self.weights.norm, &mut w.normed);
+        if let Some(observer) = network.observer {
+            let place = if self.weights.head.is_some() { Place::Head } else { Place::Embed };
+            observer.inputs(&[place], &w.normed, self.config.dim);
+        }
         let size = [rows, self.config.dim];
         let operand = std::iter::once(head.operand());
         let x = w.products.inputs[0].prepare(&self.pool, &w.normed, size, operand);

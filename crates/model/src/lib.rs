@@ -6,7 +6,8 @@
 //! - [`weights`]: the parameters in memory; [`kv_cache`]: what a sequence leaves behind; [`rope`]: rotary frequencies
 //! - `block`: one block, forward and backward; [`decoder`]: the forward pass of all; [`training`]: forward, loss and
 //!   backward; [`gradients`]: what comes of it; [`plan`]: the memory that it takes
-//! - [`load`]: from a path to a model and its tokenizer; [`save`]: from a model to a file
+//! - [`load`]: from a path to a model and its tokenizer; [`save`]: from a model to a file; [`quantize`](mod@quantize): to a
+//!   small one
 //! - [`lora`]: adapters; [`adapter`]: adapters in files; [`merge`]: adapters in the weights;
 //!   [`compare`](mod@compare): how far two models are apart
 //! - [`presets`]: models by name; [`init`]: their first parameters; [`flops`]: what they cost
@@ -34,12 +35,14 @@ pub mod merge;
 pub mod names;
 pub mod plan;
 pub mod presets;
+pub mod quantize;
 pub mod reference;
 pub mod rope;
 pub mod save;
 pub mod training;
 pub mod weights;
 
+pub use block::Observer;
 pub use config::DecoderConfig;
 pub use decoder::{Chunk, Model, Rows, Scratch};
 pub use error::{Error, Result};

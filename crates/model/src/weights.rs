@@ -5,6 +5,7 @@ use crate::arch::{Architecture, identify};
 use crate::config::{DecoderConfig, Head, Positions};
 use crate::error::{Context, Result, fail};
 use crate::names::{Kind, Part, Place, Source, TensorId, canonical};
+use crate::quantize::{Informed, Mix, mix, round};
 use std::collections::HashMap;
 use wootz_formats::Checkpoint;
 use wootz_kernels::{DType, Matrix, Pool, Precision, panels, quant};
@@ -73,11 +74,25 @@ impl Weights {
         pool: &Pool,
         precision: Precision,
     ) -> Result<(&'static Architecture, DecoderConfig, Weights)> {
+        Self::load_as(checkpoint, pool, precision, None)
+    }
+
+    /// [`Weights::load`], with the matrices rounded to the types of a mixture on the way. Those that are quantised
+    /// already stay as they are.
+    ///
+    /// # Errors
+    /// As [`Weights::load`], and a value that is not finite.
+    pub fn load_as(
+        checkpoint: &Checkpoint,
+        pool: &Pool,
+        precision: Precision,
+        mix: Option<Mix>,
+    ) -> Result<(&'static Architecture, DecoderConfig, Weights)> {
         let (architecture, config) = identify(checkpoint)?;
         let sources = sources(architecture, &config, checkpoint)?;
         checkpoint.read_ahead();
         let by_id: HashMap<TensorId, &Source> = sources.iter().map(|source| (source.to, source)).collect();
-        let loader = Loader { checkpoint, pool, precision, sources: by_id };
+        let loader = Loader { checkpoint, pool, precision, sources: by_id, config: &config, mix };
         let weights = loader.all(&config).context(|| checkpoint.path().display().to_string())?;
         Ok((architecture, config, weights))
     }
@@ -405,6 +420,8 @@ struct Loader<'a> {
     pool: &'a Pool,
     precision: Precision,
     sources: HashMap<TensorId, &'a Source>,
+    config: &'a DecoderConfig,
+    mix: Option<Mix>,
 }
 
 impl Loader<'_> {
@@ -475,10 +492,10 @@ impl Loader<'_> {
             )
         };
         if !source.transform.transpose {
-            return Ok(Matrix::pack(self.pool, dtype, shape, self.precision, |row| {
+            return self.pack(source, dtype, |row| {
                 let at = source.stored_row(row) * row_bytes;
                 &tensor.bytes[at..at + row_bytes]
-            }));
+            });
         }
         if dtype.block_len() != 1 {
             fail!("tensor `{}`: {dtype} blocks cannot be transposed", source.name)
@@ -491,8 +508,33 @@ impl Loader<'_> {
                 rows.extend_from_slice(&tensor.bytes[at..at + size]);
             }
         }
-        Ok(Matrix::pack(self.pool, dtype, shape, self.precision, |row| {
-            &rows[row * row_bytes..(row + 1) * row_bytes]
+        self.pack(source, dtype, |row| &rows[row * row_bytes..(row + 1) * row_bytes])
+    }
+
+    /// Packs a matrix whose rows are in `dtype`, in that or in the type that the mixture has for it.
+    fn pack<'r>(
+        &self,
+        source: &Source,
+        dtype: DType,
+        row: impl Fn(usize) -> &'r [u8] + Sync,
+    ) -> Result<Matrix> {
+        let [rows, cols] = [source.rows(), source.cols()];
+        let wanted = self.mix.and_then(|mix| {
+            let tensor = mix::Tensor::of(self.config, std::slice::from_ref(source))?;
+            Some(mix.dtype(&tensor, Informed::No))
+        });
+        let Some(wanted) = wanted.filter(|&wanted| wanted != dtype && dtype.block_len() == 1) else {
+            return Ok(Matrix::pack(self.pool, dtype, [rows, cols], self.precision, row));
+        };
+        let whose = || format!("tensor `{}`", source.name);
+        let (mut values, mut bytes) = (vec![0.0; rows * cols], Vec::new());
+        for (i, values) in values.chunks_exact_mut(cols.max(1)).enumerate() {
+            quant::decode(dtype, row(i), values).context(whose)?;
+        }
+        round(self.pool, wanted, &values, cols, None, &mut bytes).context(whose)?;
+        let row_bytes = bytes.len() / rows.max(1);
+        Ok(Matrix::pack(self.pool, wanted, [rows, cols], self.precision, |row| {
+            &bytes[row * row_bytes..(row + 1) * row_bytes]
         }))
     }
 

@@ -2,6 +2,7 @@
 
 mod train;
 
+use super::flags;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -42,14 +43,17 @@ pub struct BenchArgs {
     /// Threads [default: one a physical core]
     #[arg(long)]
     threads: Option<usize>,
+    /// Round the weights to a type of `wootz quantize` while they are loaded
+    #[arg(long, value_name = "TYPE", value_parser = super::quantize::mix)]
+    quantize: Option<wootz_model::quantize::Mix>,
     /// f32: inputs are never rounded to the precision of the weights
     #[arg(long, default_value = "auto")]
-    dtype: crate::commands::flags::PrecisionArg,
+    dtype: flags::PrecisionArg,
     /// Type of cached keys and values
     #[arg(long, default_value = "f16")]
-    kv: crate::commands::flags::CacheArg,
+    kv: flags::CacheArg,
     #[command(flatten)]
-    adapters: crate::commands::flags::AdapterArgs,
+    adapters: flags::AdapterArgs,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -93,8 +97,8 @@ fn time(repeat: u32, mut run: impl FnMut() -> Result<f64>) -> Result<(f64, f64)>
 fn bench_model(args: &BenchArgs, threads: usize) -> Result<()> {
     let path = crate::model_arg::resolve(args.model.as_deref())?;
     let start = Instant::now();
-    let mut model =
-        Model::load(Path::new(&path), &LoadOptions { precision: args.dtype.precision(), threads })?;
+    let options = LoadOptions { precision: args.dtype.precision(), threads };
+    let mut model = flags::load(Path::new(&path), &options, args.quantize)?;
     args.adapters.put_on(&mut model)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let vocab = model.config().vocab_size as u32;
@@ -239,7 +243,7 @@ fn bench_machine(args: &BenchArgs, threads: usize) -> Result<()> {
     for dtype in
         [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q5_K, DType::Q6_K]
     {
-        let small = random_matrix(&pool, dtype, [3072, 1024]);
+        let small = random_matrix(&pool, dtype, [3072, 1024])?;
         let (peak, unit) = match small.operand() {
             Operand::F32 | Operand::F16 => (peaks.f32_flops, "GFLOP/s"),
             Operand::Bf16 => (peaks.bf16_flops, "GFLOP/s"),
@@ -256,7 +260,7 @@ fn bench_machine(args: &BenchArgs, threads: usize) -> Result<()> {
             });
         }
         // Large enough that no cache holds it.
-        let large = random_matrix(&pool, dtype, [1 << 16, 2048]);
+        let large = random_matrix(&pool, dtype, [1 << 16, 2048])?;
         let rate = large.bytes() as f64 / bench_matmul(args, &pool, &large, 1)?;
         lines.push(Line {
             name: format!("matvec {dtype}"),
@@ -304,17 +308,14 @@ fn bench_machine(args: &BenchArgs, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// A matrix of random blocks: their values do not matter for the speed, but must be finite.
-fn random_matrix(pool: &Pool, dtype: DType, shape: [usize; 2]) -> Matrix {
+/// A matrix whose rows are all the same: values do not matter for the speed.
+fn random_matrix(pool: &Pool, dtype: DType, shape: [usize; 2]) -> Result<Matrix> {
     let mut rng = Rng::new(1, 0);
     let row_bytes = dtype.bytes(&[shape[1]]).unwrap_or(0);
     let values: Vec<f32> = (0..shape[1]).map(|_| rng.normal()).collect();
     let mut row = vec![0u8; row_bytes];
-    if quant::encode(dtype, &values, &mut row).is_err() {
-        // Bytes below 0x40 make every f16 scale finite.
-        row.iter_mut().for_each(|byte| *byte = rng.next() as u8 & 0x3f);
-    }
-    Matrix::pack(pool, dtype, shape, Precision::Native, |_| &row)
+    quant::encode(dtype, &values, &mut row)?;
+    Ok(Matrix::pack(pool, dtype, shape, Precision::Native, |_| &row))
 }
 
 fn bench_matmul(args: &BenchArgs, pool: &Pool, weight: &Matrix, m: usize) -> Result<f64> {

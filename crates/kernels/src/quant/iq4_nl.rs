@@ -10,8 +10,10 @@
 //!
 //! The levels stand closer together near zero, where most weights are.
 
+use super::search::{Codes, Group, Lanes, Target, one_scale};
 use super::{Block, f16_at};
 use crate::dtype::DType;
+use crate::simd::{Isa, LANES};
 
 /// The sixteen levels, which IQ4_XS shares: they are the format, as `kvalues_iq4nl` in ggml.
 pub(super) const LEVELS: [i8; 16] =
@@ -37,6 +39,72 @@ impl Block<18, 32, 1> for IQ4_NL {
     fn unpack(block: &[u8; 18], q: &mut [i8; 32], scale: &mut [f32; 1], _min: &mut [f32; 1]) {
         scale[0] = f16_at(block, 0);
         unpack_levels(&block[2..], q);
+    }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 18]) {
+        let group = target.group(0, 32);
+        let starts = Levels.starts(group.extreme(isa));
+        let (d, scale) = one_scale(isa, Levels, target, starts, group.extreme(isa) / -127.0);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        Levels.pack(group, scale, &mut block[2..]);
+    }
+}
+
+/// The search's view of the levels.
+#[derive(Clone, Copy)]
+pub(super) struct Levels;
+
+/// Half way between a level and the next.
+const MIDDLES: [f32; 15] = {
+    let mut middles = [0.0; 15];
+    let mut i = 0;
+    while i < 15 {
+        middles[i] = (LEVELS[i] as f32 + LEVELS[i + 1] as f32) / 2.0;
+        i += 1;
+    }
+    middles
+};
+
+impl Codes for Levels {
+    #[inline(always)]
+    fn nearest<I: Isa>(self, isa: I, v: I::F) -> I::F {
+        let (mut v_lanes, mut level) = ([0.0; LANES], [f32::from(LEVELS[0]); LANES]);
+        isa.store_slice(&mut v_lanes, v);
+        for (i, middle) in MIDDLES.into_iter().enumerate() {
+            let step = f32::from(LEVELS[i + 1]) - f32::from(LEVELS[i]);
+            for (level, v) in level.iter_mut().zip(v_lanes) {
+                *level += if v > middle { step } else { 0.0 };
+            }
+        }
+        isa.load_slice(&level, 0.0)
+    }
+}
+
+impl Levels {
+    /// 32 scales to start from, the second half with the other sign: the extreme value becomes one of the outer levels,
+    /// or lies between or beyond them.
+    #[inline(always)]
+    pub fn starts(self, extreme: f32) -> Lanes {
+        std::array::from_fn(|i| {
+            let end = 80.0 + 4.0 * (i % 16) as f32;
+            extreme / if i < 16 { -end } else { end }
+        })
+    }
+
+    /// The indices of 32 values, in their 16 bytes.
+    #[inline(always)]
+    pub fn pack(self, group: Group<'_>, scale: f32, qs: &mut [u8]) {
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let mut index = [0u8; 32];
+        for middle in MIDDLES {
+            for (index, x) in index.iter_mut().zip(group.values()) {
+                *index += u8::from(x * inverse > middle);
+            }
+        }
+        for (j, byte) in qs.iter_mut().enumerate() {
+            *byte = index[j] | index[j + 16] << 4;
+        }
     }
 }
 

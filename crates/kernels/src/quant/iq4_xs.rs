@@ -11,9 +11,12 @@
 //! value[i]  = (d * (s[i / 32] - 32)) * LEVELS[index[i]]
 //! ```
 
-use super::iq4_nl::{LEVELS, unpack_levels};
+use super::iq4_nl::{LEVELS, Levels, unpack_levels};
+use super::search::Target;
+use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
 
 #[allow(non_camel_case_types)] // the format's name
 pub(super) struct IQ4_XS;
@@ -41,6 +44,22 @@ impl Block<136, 256, 8> for IQ4_XS {
         }
         for (q, qs) in q.as_chunks_mut().0.iter_mut().zip(block[8..].chunks_exact(16)) {
             unpack_levels(qs, q);
+        }
+    }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 136]) {
+        let starts = |extreme| Levels.starts(extreme);
+        let scales = two_levels::scales::<I, _, 256, 8>(isa, Levels, (-32, 31), target, starts);
+        let s = scales.s.map(|s| (s + 32) as u8);
+        let high = (0..8).fold(0, |high, g| high | u16::from(s[g] >> 4) << (2 * g));
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
+        block[2..4].copy_from_slice(&high.to_le_bytes());
+        for j in 0..4 {
+            block[4 + j] = s[2 * j] & 0x0F | (s[2 * j + 1] & 0x0F) << 4;
+        }
+        for (g, qs) in block[8..].chunks_exact_mut(16).enumerate() {
+            Levels.pack(target.group(g, 32), scales.scale[g], qs);
         }
     }
 }

@@ -28,14 +28,19 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
 #[cfg(test)]
 mod tests;
+mod two_levels;
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use half::{bf16, f16};
 
 use crate::dtype::DType;
+use crate::simd::{Isa, Kernel, dispatch};
+use search::Target;
 
 /// Every block format, in the order of [`DType`].
 pub static FORMATS: [Format; 12] = [
@@ -66,14 +71,17 @@ trait Block<const BYTES: usize, const LEN: usize, const GROUPS: usize> {
     /// The least and the greatest integer that a block can hold.
     const Q_RANGE: (i8, i8);
 
-    /// The reference rounding, for formats that can be written.
-    const ENCODE: Option<Encode<BYTES, LEN>> = None;
+    /// The reference rounding, in formats that have one beside the search.
+    const REFERENCE: Option<Encode<BYTES, LEN>> = None;
 
     /// The values of a block, written as the format is defined.
     fn decode(block: &[u8; BYTES], out: &mut [f32; LEN]);
 
     /// The same block as integers: see [`Ints`].
     fn unpack(block: &[u8; BYTES], q: &mut [i8; LEN], scale: &mut [f32; GROUPS], min: &mut [f32; GROUPS]);
+
+    /// Writes the block whose values are nearest to the target, as far as a search finds it.
+    fn search<I: Isa>(isa: I, target: &Target<LEN>, block: &mut [u8; BYTES]);
 }
 
 /// Rounds the values of one block.
@@ -81,6 +89,9 @@ type Encode<const BYTES: usize, const LEN: usize> = fn(&[f32; LEN], &mut [u8; BY
 
 /// Rounds the values of as many blocks as there are.
 type EncodeBlocks = fn(&[f32], &mut [u8]);
+
+/// Searches the best blocks for values of these importances.
+type SearchBlocks = fn(&[f32], Option<&[f32]>, &mut [u8]);
 
 /// Where [`Format::unpack`] puts the parts of one or more blocks, without loss:
 /// `scale[i / group] * q[i] - min[i / group]` is the decoded value `i`, bit for bit.
@@ -110,7 +121,8 @@ pub struct Format {
     pub q_range: (i8, i8),
     decode: fn(&[u8], &mut [f32]),
     unpack: fn(&[u8], Ints<'_>),
-    encode: Option<EncodeBlocks>,
+    reference: Option<EncodeBlocks>,
+    search: SearchBlocks,
 }
 
 impl Format {
@@ -130,16 +142,17 @@ impl Format {
             q_range: B::Q_RANGE,
             decode: decode_blocks::<B, BYTES, LEN, GROUPS>,
             unpack: unpack_blocks::<B, BYTES, LEN, GROUPS>,
-            encode: match B::ENCODE {
+            reference: match B::REFERENCE {
                 Some(_) => Some(encode_blocks::<B, BYTES, LEN, GROUPS> as EncodeBlocks),
                 None => None,
             },
+            search: search_blocks::<B, BYTES, LEN, GROUPS>,
         }
     }
 
-    /// Whether [`encode`] writes this format.
-    pub fn can_encode(&self) -> bool {
-        self.encode.is_some()
+    /// Whether there is a reference rounding, which [`encode`] then gives, and not only the search of [`quantize`].
+    pub fn has_reference(&self) -> bool {
+        self.reference.is_some()
     }
 
     /// Takes one or more whole blocks apart.
@@ -189,9 +202,44 @@ fn encode_blocks<B, const BYTES: usize, const LEN: usize, const GROUPS: usize>(
 ) where
     B: Block<BYTES, LEN, GROUPS>,
 {
-    let Some(encode) = B::ENCODE else { return };
+    let Some(encode) = B::REFERENCE else { return };
     for (values, block) in values.as_chunks().0.iter().zip(bytes.as_chunks_mut().0) {
         encode(values, block);
+    }
+}
+
+fn search_blocks<B, const BYTES: usize, const LEN: usize, const GROUPS: usize>(
+    values: &[f32],
+    importance: Option<&[f32]>,
+    bytes: &mut [u8],
+) where
+    B: Block<BYTES, LEN, GROUPS>,
+{
+    dispatch(Search::<B, BYTES, LEN, GROUPS> { values, importance, bytes, format: PhantomData });
+}
+
+struct Search<'a, B, const BYTES: usize, const LEN: usize, const GROUPS: usize> {
+    values: &'a [f32],
+    /// Of a row; `values` may be several.
+    importance: Option<&'a [f32]>,
+    bytes: &'a mut [u8],
+    format: PhantomData<B>,
+}
+
+impl<B, const BYTES: usize, const LEN: usize, const GROUPS: usize> Kernel
+    for Search<'_, B, BYTES, LEN, GROUPS>
+where
+    B: Block<BYTES, LEN, GROUPS>,
+{
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let importance = self.importance.map(|row| row.as_chunks().0);
+        let blocks = self.values.as_chunks().0.iter().zip(self.bytes.as_chunks_mut().0);
+        for (i, (values, block)) in blocks.enumerate() {
+            let importance = importance.map(|row| &row[i % row.len()]);
+            B::search(isa, &Target::new(isa, values, importance), block);
+        }
     }
 }
 
@@ -221,13 +269,14 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> 
     Ok(())
 }
 
-/// Rounds whole rows to a weight type, to the bits that ggml's reference rounding gives.
+/// Rounds whole rows to a weight type: to the bits of ggml's reference rounding where the format has one
+/// ([`Format::has_reference`]), otherwise as [`quantize`] does without importance.
 ///
 /// `bytes` takes `values.len()` values. What a block with values that are not finite, or too large
 /// for its f16 scale, decodes to is not defined.
 ///
 /// # Errors
-/// As [`decode`], and when the format can only be read.
+/// As [`decode`].
 pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<(), Error> {
     check_lengths(dtype, values.len(), bytes.len())?;
     match dtype {
@@ -236,9 +285,53 @@ pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<(), Erro
         DType::BF16 => convert_back(values, bytes, |v| bf16::from_f32(v).to_le_bytes()),
         _ => {
             let format = format(dtype).ok_or(Error::NotAWeight(dtype))?;
-            let encode = format.encode.ok_or(Error::ReadOnly(dtype))?;
-            encode(values, bytes);
+            match format.reference {
+                Some(encode) => encode(values, bytes),
+                None => (format.search)(values, None, bytes),
+            }
         }
+    }
+    Ok(())
+}
+
+/// Rounds whole rows to a weight type as near as a search can: scales and integers of each block are those of the least
+/// squared error found, weighted by the `importance` of each column where it is given, and never above that of
+/// [`encode`]. Much slower than that.
+///
+/// `importance` is one number a column of a row (the mean square of the inputs that multiply it); `values` are one or more
+/// such rows. The plain types F32, F16 and BF16 are rounded to nearest and need none. Values beyond what a block's f16
+/// scale reaches become the nearest that it does reach.
+///
+/// # Errors
+/// As [`decode`]; a value that is not finite, or that F16 cannot hold; importances that are negative, not finite, or not
+/// those of a row.
+pub fn quantize(
+    dtype: DType,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    bytes: &mut [u8],
+) -> Result<(), Error> {
+    check_lengths(dtype, values.len(), bytes.len())?;
+    let holds = |v: f32| match dtype {
+        DType::F16 => f16::from_f32(v).is_finite(),
+        DType::BF16 => bf16::from_f32(v).is_finite(),
+        _ => v.is_finite(),
+    };
+    if let Some(index) = values.iter().position(|&v| !holds(v)) {
+        return Err(Error::Value { dtype, index, value: values[index].to_bits() });
+    }
+    if let Some(row) = importance {
+        let fits = row.len().is_multiple_of(dtype.block_len()) && !row.is_empty();
+        if !fits || !values.len().is_multiple_of(row.len()) {
+            return Err(Error::ImportanceLength { values: values.len(), found: row.len() });
+        }
+        if let Some(index) = row.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
+            return Err(Error::Importance { index, value: row[index].to_bits() });
+        }
+    }
+    match format(dtype) {
+        Some(format) => (format.search)(values, importance, bytes),
+        None => encode(dtype, values, bytes)?,
     }
     Ok(())
 }
@@ -271,8 +364,6 @@ fn check_lengths(dtype: DType, values: usize, bytes: usize) -> Result<(), Error>
 pub enum Error {
     /// A type that no weight matrix has.
     NotAWeight(DType),
-    /// A format that can be decoded but not encoded.
-    ReadOnly(DType),
     /// A number of values that is no whole number of blocks.
     PartBlock {
         /// The type asked for.
@@ -291,6 +382,29 @@ pub enum Error {
         /// The bytes that were given.
         found: usize,
     },
+    /// A value that is not finite, or that the type cannot hold.
+    Value {
+        /// The type asked for.
+        dtype: DType,
+        /// Which of the values.
+        index: usize,
+        /// Its bits: what is compared may be NaN.
+        value: u32,
+    },
+    /// Importances that are not those of one row of the values.
+    ImportanceLength {
+        /// How many values there are.
+        values: usize,
+        /// How many importances.
+        found: usize,
+    },
+    /// An importance that is negative or not finite.
+    Importance {
+        /// The column.
+        index: usize,
+        /// Its bits.
+        value: u32,
+    },
 }
 
 impl fmt::Display for Error {
@@ -300,11 +414,6 @@ impl fmt::Display for Error {
                 write!(f, "{dtype} is not a type for weights, expected one of")?;
                 DType::weights().try_for_each(|weight| write!(f, " {weight}"))
             }
-            Error::ReadOnly(dtype) => {
-                write!(f, "{dtype} can be read but not written, expected one of F32 F16 BF16")?;
-                let writable = FORMATS.iter().filter(|format| format.can_encode());
-                writable.map(|format| format.dtype).try_for_each(|dtype| write!(f, " {dtype}"))
-            }
             Error::PartBlock { dtype, values } => write!(
                 f,
                 "{dtype}: expected a whole number of blocks of {} values, found {values} values",
@@ -312,6 +421,17 @@ impl fmt::Display for Error {
             ),
             Error::Length { dtype, values, expected, found } => {
                 write!(f, "{dtype}: expected {expected} bytes for {values} values, found {found} bytes")
+            }
+            Error::Value { dtype, index, value } => {
+                let value = f32::from_bits(*value);
+                write!(f, "value {index} is {value}, expected a finite number that {dtype} can hold")
+            }
+            Error::ImportanceLength { values, found } => {
+                write!(f, "expected one importance for each column of {values} values in rows, found {found}")
+            }
+            Error::Importance { index, value } => {
+                let value = f32::from_bits(*value);
+                write!(f, "importance {index} is {value}, expected a finite number that is not negative")
             }
         }
     }

@@ -11,8 +11,13 @@
 //! value[i]  = (d * s[i / 16]) * q[i] - (dmin * m[i / 16])
 //! ```
 
+use super::search::{Integers, Target};
+use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: 0.0, greatest: 3.0 };
 
 #[allow(non_camel_case_types)] // the format's name
 pub(super) struct Q2_K;
@@ -41,6 +46,19 @@ impl Block<84, 256, 16> for Q2_K {
         }
         unpack_two_bits(&block[16..80], q);
     }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 84]) {
+        let scales = two_levels::lines::<I, 256, 16>(isa, CODES, 15, target);
+        let mut q = [0; 256];
+        scales.round(CODES, target, &mut q);
+        for (byte, (s, m)) in block[..16].iter_mut().zip(scales.s.into_iter().zip(scales.m)) {
+            *byte = s | m << 4;
+        }
+        pack_two_bits(&q.map(|q| q as u8), &mut block[16..80]);
+        block[80..82].copy_from_slice(&scales.d.to_le_bytes());
+        block[82..].copy_from_slice(&scales.dmin.to_le_bytes());
+    }
 }
 
 /// The two bits of value `i` in the 64 bytes of a block (Q2_K and Q3_K share this order).
@@ -56,6 +74,16 @@ pub(super) fn unpack_two_bits(qs: &[u8], q: &mut [i8; 256]) {
             for (q, &byte) in q.iter_mut().zip(qs) {
                 *q = (byte >> (2 * quarter) & 3) as i8;
             }
+        }
+    }
+}
+
+/// Undoes [`unpack_two_bits`].
+#[inline(always)]
+pub(super) fn pack_two_bits(q: &[u8; 256], qs: &mut [u8]) {
+    for (q, qs) in q.as_chunks::<128>().0.iter().zip(qs.as_chunks_mut::<32>().0) {
+        for (lane, byte) in qs.iter_mut().enumerate() {
+            *byte = q[lane] | q[32 + lane] << 2 | q[64 + lane] << 4 | q[96 + lane] << 6;
         }
     }
 }

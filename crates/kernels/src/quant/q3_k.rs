@@ -14,9 +14,14 @@
 //! value[i]  = (d * (s[i / 16] - 32)) * (q[i] - 4 * !h[i])
 //! ```
 
-use super::q2_k::{two_bits, unpack_two_bits};
+use super::q2_k::{pack_two_bits, two_bits, unpack_two_bits};
+use super::search::{Integers, Target};
+use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: -4.0, greatest: 3.0 };
 
 #[allow(non_camel_case_types)] // the format's name
 pub(super) struct Q3_K;
@@ -48,6 +53,34 @@ impl Block<110, 256, 16> for Q3_K {
                 *q += (mask >> bit & 1) as i8 * 4 - 4;
             }
         }
+    }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 110]) {
+        let starts = |extreme| CODES.starts(extreme);
+        let scales = two_levels::scales::<I, _, 256, 16>(isa, CODES, (-32, 31), target, starts);
+        let mut q = [0; 256];
+        for (g, q) in q.chunks_exact_mut(16).enumerate() {
+            CODES.round(target.group(g, 16), scales.scale[g], 0.0, q);
+        }
+        let q = q.map(|q| (q + 4) as u8);
+        pack_two_bits(&q.map(|q| q & 3), &mut block[32..96]);
+        for (lane, mask) in block[..32].iter_mut().enumerate() {
+            *mask = (0..8).fold(0, |mask, bit| mask | q[32 * bit + lane] >> 2 << bit);
+        }
+        pack_six_bits(&scales.s.map(|s| (s + 32) as u8), &mut block[96..108]);
+        block[108..].copy_from_slice(&scales.d.to_le_bytes());
+    }
+}
+
+/// Undoes [`six_bits`] for all groups.
+#[inline(always)]
+fn pack_six_bits(s: &[u8; 16], packed: &mut [u8]) {
+    for j in 0..8 {
+        packed[j] = s[j] & 0x0F | (s[j + 8] & 0x0F) << 4;
+    }
+    for j in 0..4 {
+        packed[8 + j] = (0..4).fold(0, |byte, k| byte | s[j + 4 * k] >> 4 << (2 * k));
     }
 }
 

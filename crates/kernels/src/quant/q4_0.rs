@@ -10,8 +10,12 @@
 
 use half::f16;
 
+use super::search::{Integers, Target, one_scale};
 use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: -8.0, greatest: 7.0 };
 
 pub(super) struct Q4_0;
 
@@ -19,7 +23,7 @@ impl Block<18, 32, 1> for Q4_0 {
     const DTYPE: DType = DType::Q4_0;
     const HAS_MIN: bool = false;
     const Q_RANGE: (i8, i8) = (-8, 7);
-    const ENCODE: Option<Encode<18, 32>> = Some(encode);
+    const REFERENCE: Option<Encode<18, 32>> = Some(reference);
 
     fn decode(block: &[u8; 18], out: &mut [f32; 32]) {
         let d = f16_at(block, 0);
@@ -38,11 +42,24 @@ impl Block<18, 32, 1> for Q4_0 {
             *high = (byte >> 4) as i8 - 8;
         }
     }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 18]) {
+        let group = target.group(0, 32);
+        let extreme = group.extreme(isa);
+        let (d, scale) = one_scale(isa, CODES, target, CODES.starts(extreme), extreme / -8.0);
+        let mut q = [0; 32];
+        CODES.round(group, scale, 0.0, &mut q);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        for (j, byte) in block[2..].iter_mut().enumerate() {
+            *byte = (q[j] + 8) as u8 | ((q[j + 16] + 8) as u8) << 4;
+        }
+    }
 }
 
 /// The value of greatest magnitude becomes -8, the one end that has no opposite; the others are
 /// rounded to the nearest step.
-fn encode(values: &[f32; 32], block: &mut [u8; 18]) {
+fn reference(values: &[f32; 32], block: &mut [u8; 18]) {
     let mut extreme = 0.0f32;
     for &v in values {
         // Of equal magnitudes the first one counts, as in ggml: it decides the scale's sign.
@@ -79,11 +96,11 @@ mod tests {
     }
 
     #[test]
-    fn encode_hits_the_extreme_exactly_and_others_within_half_a_step() {
+    fn reference_hits_the_extreme_exactly_and_others_within_half_a_step() {
         let mut values: [f32; 32] = std::array::from_fn(|i| (i as f32 * 0.7).sin());
         values[5] = 2.0;
         let (mut block, mut out) = ([0; 18], [0.0; 32]);
-        encode(&values, &mut block);
+        reference(&values, &mut block);
         Q4_0::decode(&block, &mut out);
         assert_eq!(out[5], 2.0);
         for (v, o) in values.iter().zip(out) {

@@ -11,8 +11,14 @@
 //! The file *adds* m, where [`Ints`](super::Ints) subtracts a minimum: `min = -m`, and `a - (-m)` is
 //! `a + m` in every bit.
 
-use super::{Block, f16_at};
+use half::f16;
+
+use super::search::{self, Ends, Integers, Line, Target, one_line};
+use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: 0.0, greatest: 15.0 };
 
 pub(super) struct Q4_1;
 
@@ -20,6 +26,7 @@ impl Block<20, 32, 1> for Q4_1 {
     const DTYPE: DType = DType::Q4_1;
     const HAS_MIN: bool = true;
     const Q_RANGE: (i8, i8) = (0, 15);
+    const REFERENCE: Option<Encode<20, 32>> = Some(reference);
 
     fn decode(block: &[u8; 20], out: &mut [f32; 32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
@@ -39,12 +46,55 @@ impl Block<20, 32, 1> for Q4_1 {
             *high = (byte >> 4) as i8;
         }
     }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 20]) {
+        let (d, m, q) = one_line_block(isa, CODES, target);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        block[2..4].copy_from_slice(&m.to_le_bytes());
+        for (j, byte) in block[4..].iter_mut().enumerate() {
+            *byte = q[j] as u8 | (q[j + 16] as u8) << 4;
+        }
+    }
+}
+
+/// The best `d` and offset `m` of 32 values, and their integers.
+#[inline(always)]
+pub(super) fn one_line_block<I: Isa>(isa: I, codes: Integers, target: &Target<32>) -> (f16, f16, [i8; 32]) {
+    let Ends { low, high } = search::ends(isa, &target.x);
+    let plain = Line { scale: (high - low) / codes.greatest, min: -low };
+    let Line { scale: (d, scale), min: (dmin, min) } = one_line(isa, codes, target, plain);
+    let mut q = [0; 32];
+    codes.round(target.group(0, 32), scale, min, &mut q);
+    (d, -dmin, q)
+}
+
+/// The least and the greatest value become 0 and 15.
+fn reference(values: &[f32; 32], block: &mut [u8; 20]) {
+    let (low, high) = ends(values);
+    let d = (high - low) / 15.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let round = |v: f32| (((v - low) * inverse + 0.5) as u8).min(15);
+
+    block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    block[2..4].copy_from_slice(&f16::from_f32(low).to_le_bytes());
+    for (j, byte) in block[4..].iter_mut().enumerate() {
+        *byte = round(values[j]) | round(values[j + 16]) << 4;
+    }
+}
+
+/// The least and the greatest value.
+pub(super) fn ends(values: &[f32; 32]) -> (f32, f32) {
+    let (mut low, mut high) = (f32::MAX, -f32::MAX);
+    for &v in values {
+        low = if v < low { v } else { low };
+        high = if v > high { v } else { high };
+    }
+    (low, high)
 }
 
 #[cfg(test)]
 mod tests {
-    use half::f16;
-
     use super::*;
 
     #[test]

@@ -11,8 +11,13 @@
 //! value[i]  = (d * s[i / 32]) * q[i] - (dmin * m[i / 32])
 //! ```
 
+use super::search::{Integers, Target};
+use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: 0.0, greatest: 15.0 };
 
 #[allow(non_camel_case_types)] // the format's name
 pub(super) struct Q4_K;
@@ -40,6 +45,17 @@ impl Block<144, 256, 8> for Q4_K {
         *scale = s.map(|s| d * f32::from(s));
         *min = m.map(|m| dmin * f32::from(m));
         unpack_nibbles(&block[16..], q);
+    }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 144]) {
+        let scales = two_levels::lines::<I, 256, 8>(isa, CODES, 63, target);
+        let mut q = [0; 256];
+        scales.round(CODES, target, &mut q);
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
+        block[2..4].copy_from_slice(&scales.dmin.to_le_bytes());
+        pack_scales_and_mins(&scales.s, &scales.m, &mut block[4..16]);
+        pack_nibbles(&q.map(|q| q as u8), &mut block[16..]);
     }
 }
 
@@ -75,6 +91,26 @@ pub(super) fn unpack_nibbles(qs: &[u8], q: &mut [i8; 256]) {
         for ((low, high), &byte) in low.iter_mut().zip(high).zip(qs) {
             *low = (byte & 0x0F) as i8;
             *high = (byte >> 4) as i8;
+        }
+    }
+}
+
+/// Undoes [`scales_and_mins`].
+#[inline(always)]
+pub(super) fn pack_scales_and_mins(s: &[u8; 8], m: &[u8; 8], packed: &mut [u8]) {
+    for j in 0..4 {
+        packed[j] = s[j] | s[j + 4] >> 4 << 6;
+        packed[j + 4] = m[j] | m[j + 4] >> 4 << 6;
+        packed[j + 8] = s[j + 4] & 0x0F | (m[j + 4] & 0x0F) << 4;
+    }
+}
+
+/// Undoes [`unpack_nibbles`].
+#[inline(always)]
+pub(super) fn pack_nibbles(q: &[u8; 256], qs: &mut [u8]) {
+    for (q, qs) in q.as_chunks::<64>().0.iter().zip(qs.as_chunks_mut::<32>().0) {
+        for (lane, byte) in qs.iter_mut().enumerate() {
+            *byte = q[lane] & 0x0F | (q[32 + lane] & 0x0F) << 4;
         }
     }
 }

@@ -9,8 +9,14 @@
 //! value[i] = d * (q[i] - 16)
 //! ```
 
-use super::{Block, f16_at};
+use half::f16;
+
+use super::search::{Integers, Target, one_scale};
+use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: -16.0, greatest: 15.0 };
 
 pub(super) struct Q5_0;
 
@@ -18,6 +24,7 @@ impl Block<22, 32, 1> for Q5_0 {
     const DTYPE: DType = DType::Q5_0;
     const HAS_MIN: bool = false;
     const Q_RANGE: (i8, i8) = (-16, 15);
+    const REFERENCE: Option<Encode<22, 32>> = Some(reference);
 
     fn decode(block: &[u8; 22], out: &mut [f32; 32]) {
         let d = f16_at(block, 0);
@@ -37,6 +44,41 @@ impl Block<22, 32, 1> for Q5_0 {
         for q in q {
             *q -= 16;
         }
+    }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 22]) {
+        let group = target.group(0, 32);
+        let extreme = group.extreme(isa);
+        let (d, scale) = one_scale(isa, CODES, target, CODES.starts(extreme), extreme / -16.0);
+        let mut q = [0; 32];
+        CODES.round(group, scale, 0.0, &mut q);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        pack_unsigned(&q.map(|q| (q + 16) as u8), block);
+    }
+}
+
+/// As in Q4_0: the value of greatest magnitude becomes -16.
+fn reference(values: &[f32; 32], block: &mut [u8; 22]) {
+    let extreme = values.iter().fold(0.0f32, |extreme, &v| if v.abs() > extreme.abs() { v } else { extreme });
+    let d = extreme / -16.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let q = values.map(|v| ((v * inverse + 16.5) as u8).min(31));
+
+    block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    pack_unsigned(&q, block);
+}
+
+/// Undoes [`unpack_unsigned`].
+#[inline(always)]
+pub(super) fn pack_unsigned<const BYTES: usize>(q: &[u8; 32], block: &mut [u8; BYTES]) {
+    let (qh, qs) = block[BYTES - 20..].split_at_mut(4);
+    let (low, high) = q.split_at(16);
+    for ((low, high), byte) in low.iter().zip(high).zip(qs) {
+        *byte = low & 0x0F | (high & 0x0F) << 4;
+    }
+    for (eight, bits) in q.as_chunks::<8>().0.iter().zip(qh) {
+        *bits = (0..8).fold(0, |bits, i| bits | eight[i] >> 4 << i);
     }
 }
 
@@ -62,8 +104,6 @@ pub(super) fn unpack_unsigned<const BYTES: usize>(block: &[u8; BYTES], q: &mut [
 
 #[cfg(test)]
 mod tests {
-    use half::f16;
-
     use super::*;
 
     #[test]

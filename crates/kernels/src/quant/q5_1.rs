@@ -11,9 +11,16 @@
 //!
 //! The file *adds* m: `min = -m`, as in [`q4_1`](super::q4_1).
 
-use super::q5_0::{fifth_bit, unpack_unsigned};
-use super::{Block, f16_at};
+use half::f16;
+
+use super::q4_1::{ends, one_line_block};
+use super::q5_0::{fifth_bit, pack_unsigned, unpack_unsigned};
+use super::search::{Integers, Target};
+use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: 0.0, greatest: 31.0 };
 
 pub(super) struct Q5_1;
 
@@ -21,6 +28,7 @@ impl Block<24, 32, 1> for Q5_1 {
     const DTYPE: DType = DType::Q5_1;
     const HAS_MIN: bool = true;
     const Q_RANGE: (i8, i8) = (0, 31);
+    const REFERENCE: Option<Encode<24, 32>> = Some(reference);
 
     fn decode(block: &[u8; 24], out: &mut [f32; 32]) {
         let (d, m) = (f16_at(block, 0), f16_at(block, 2));
@@ -39,12 +47,30 @@ impl Block<24, 32, 1> for Q5_1 {
         min[0] = -f16_at(block, 2);
         unpack_unsigned(block, q);
     }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 24]) {
+        let (d, m, q) = one_line_block(isa, CODES, target);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        block[2..4].copy_from_slice(&m.to_le_bytes());
+        pack_unsigned(&q.map(|q| q as u8), block);
+    }
+}
+
+/// The least and the greatest value become 0 and 31.
+fn reference(values: &[f32; 32], block: &mut [u8; 24]) {
+    let (low, high) = ends(values);
+    let d = (high - low) / 31.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let q = values.map(|v| (((v - low) * inverse + 0.5) as u8).min(31));
+
+    block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    block[2..4].copy_from_slice(&f16::from_f32(low).to_le_bytes());
+    pack_unsigned(&q, block);
 }
 
 #[cfg(test)]
 mod tests {
-    use half::f16;
-
     use super::*;
 
     #[test]

@@ -10,9 +10,14 @@
 //! value[i]   = (d * s[i / 32]) * q[i] - (dmin * m[i / 32])
 //! ```
 
-use super::q4_k::{nibble, scales_and_mins, unpack_nibbles};
+use super::q4_k::{nibble, pack_nibbles, pack_scales_and_mins, scales_and_mins, unpack_nibbles};
+use super::search::{Integers, Target};
+use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: 0.0, greatest: 31.0 };
 
 #[allow(non_camel_case_types)] // the format's name
 pub(super) struct Q5_K;
@@ -46,6 +51,21 @@ impl Block<176, 256, 8> for Q5_K {
                 *q |= (high >> bit & 1) as i8 * 16;
             }
         }
+    }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 176]) {
+        let scales = two_levels::lines::<I, 256, 8>(isa, CODES, 63, target);
+        let mut q = [0; 256];
+        scales.round(CODES, target, &mut q);
+        let q = q.map(|q| q as u8);
+        block[..2].copy_from_slice(&scales.d.to_le_bytes());
+        block[2..4].copy_from_slice(&scales.dmin.to_le_bytes());
+        pack_scales_and_mins(&scales.s, &scales.m, &mut block[4..16]);
+        for (lane, high) in block[16..48].iter_mut().enumerate() {
+            *high = (0..8).fold(0, |high, bit| high | q[32 * bit + lane] >> 4 << bit);
+        }
+        pack_nibbles(&q, &mut block[48..]);
     }
 }
 

@@ -11,8 +11,13 @@
 //! value[i]       = (d * scales[i / 16]) * (q[i] - 32)
 //! ```
 
+use super::search::{Integers, Target};
+use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+const CODES: Integers = Integers { least: -32.0, greatest: 31.0 };
 
 #[allow(non_camel_case_types)] // the format's name
 pub(super) struct Q6_K;
@@ -53,6 +58,31 @@ impl Block<210, 256, 16> for Q6_K {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 210]) {
+        let starts = |extreme| CODES.starts(extreme);
+        let scales = two_levels::scales::<I, _, 256, 16>(isa, CODES, (-128, 127), target, starts);
+        let mut q = [0; 256];
+        for (g, q) in q.chunks_exact_mut(16).enumerate() {
+            CODES.round(target.group(g, 16), scales.scale[g], 0.0, q);
+        }
+        let q = q.map(|q| (q + 32) as u8);
+        let (ql, rest) = block.split_at_mut(128);
+        let halves = ql.as_chunks_mut::<64>().0.iter_mut().zip(rest.as_chunks_mut::<32>().0);
+        for (q, (ql, qh)) in q.as_chunks::<128>().0.iter().zip(halves) {
+            for (l, byte) in ql.iter_mut().enumerate() {
+                *byte = q[l] & 0x0F | (q[64 + l] & 0x0F) << 4;
+            }
+            for (l, byte) in qh.iter_mut().enumerate() {
+                *byte = q[l] >> 4 | q[32 + l] >> 4 << 2 | q[64 + l] >> 4 << 4 | q[96 + l] >> 4 << 6;
+            }
+        }
+        for (byte, s) in block[192..208].iter_mut().zip(scales.s) {
+            *byte = s as u8;
+        }
+        block[208..].copy_from_slice(&scales.d.to_le_bytes());
     }
 }
 

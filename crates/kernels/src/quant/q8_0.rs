@@ -9,8 +9,13 @@
 
 use half::f16;
 
+use super::search::{Integers, Target, one_scale};
 use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
+use crate::simd::Isa;
+
+/// Without -128, whose negative is no byte: what multiplies magnitudes would overflow.
+const CODES: Integers = Integers { least: -127.0, greatest: 127.0 };
 
 pub(super) struct Q8_0;
 
@@ -18,7 +23,7 @@ impl Block<34, 32, 1> for Q8_0 {
     const DTYPE: DType = DType::Q8_0;
     const HAS_MIN: bool = false;
     const Q_RANGE: (i8, i8) = (-128, 127);
-    const ENCODE: Option<Encode<34, 32>> = Some(encode);
+    const REFERENCE: Option<Encode<34, 32>> = Some(reference);
 
     fn decode(block: &[u8; 34], out: &mut [f32; 32]) {
         let d = f16_at(block, 0);
@@ -33,10 +38,23 @@ impl Block<34, 32, 1> for Q8_0 {
             *q = byte as i8;
         }
     }
+
+    #[inline(always)]
+    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 34]) {
+        let group = target.group(0, 32);
+        let extreme = group.extreme(isa);
+        let (d, scale) = one_scale(isa, CODES, target, CODES.starts(extreme), extreme.abs() / 127.0);
+        let mut q = [0; 32];
+        CODES.round(group, scale, 0.0, &mut q);
+        block[..2].copy_from_slice(&d.to_le_bytes());
+        for (byte, q) in block[2..].iter_mut().zip(q) {
+            *byte = q as u8;
+        }
+    }
 }
 
 /// The greatest magnitude becomes 127; -128 is not used.
-fn encode(values: &[f32; 32], block: &mut [u8; 34]) {
+fn reference(values: &[f32; 32], block: &mut [u8; 34]) {
     let greatest = values.iter().fold(0.0f32, |max, v| max.max(v.abs()));
     let d = greatest / 127.0;
     // The integers come from the f32 scale, although the file keeps its f16: as ggml does.
@@ -67,10 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn encode_is_within_half_a_step() {
+    fn reference_is_within_half_a_step() {
         let values: [f32; 32] = std::array::from_fn(|i| (i as f32 * 0.7).sin());
         let (mut block, mut out) = ([0; 34], [0.0; 32]);
-        encode(&values, &mut block);
+        reference(&values, &mut block);
         Q8_0::decode(&block, &mut out);
         for (v, o) in values.iter().zip(out) {
             // Half a step of 1/127, and the scale's own rounding to 11 bits.

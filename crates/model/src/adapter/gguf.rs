@@ -199,7 +199,7 @@ pub(super) fn write(path: &Path, base: &Base, adapter: &Adapter, options: &Write
             tensors.push(values);
         }
     }
-    gguf::write(path, &metadata, &specs, &mut |index, file| encode(options.dtype, tensors[index], file))
+    gguf::write(path, &metadata, &specs, &mut |index, file| encode(&specs[index], tensors[index], file))
         .context(|| "the file")?;
     Ok(scales)
 }

@@ -365,7 +365,7 @@ pub(super) fn write(folder: &Path, base: &Base, adapter: &Adapter, options: &Wri
     notes.extend(blocks.as_deref().map(|blocks| (BLOCKS, blocks)));
 
     fs::create_dir_all(folder).context(|| format!("cannot make the folder {}", folder.display()))?;
-    let fill = &mut |index: usize, file: &mut dyn std::io::Write| encode(options.dtype, tensors[index], file);
+    let fill = &mut |index: usize, file: &mut dyn std::io::Write| encode(&specs[index], tensors[index], file);
     safetensors::write_streamed(&folder.join(WEIGHTS), &specs, &notes, fill).context(|| "the weights")?;
     let mut text = serde_json::to_vec_pretty(&config).context(|| CONFIG)?;
     text.push(b'\n');

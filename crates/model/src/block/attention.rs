@@ -38,6 +38,7 @@ impl Block<'_> {
         net.norm(x, &layer.attn_norm, &mut w.normed);
 
         let [q, k, v] = self.qkv();
+        self.show(&[Part::Q, Part::K, Part::V], &w.normed, config.dim);
         match &layer.qk_norm {
             None => net.linear(&mut w.products, &w.normed, [(q, &mut a.q), (k, &mut a.k), (v, &mut a.v)]),
             Some([q_norm, k_norm]) => {
@@ -75,6 +76,7 @@ impl Block<'_> {
         };
         self.attention_op().forward(pool, &mut w.attention, &a.q, &segments, &mut a.attended, lse);
 
+        self.show(&[Part::O], &a.attended, config.q_dim());
         match &layer.attn_post_norm {
             None => {
                 net.linear(&mut w.products, &a.attended, [(self.projection(Part::O, &layer.o), &mut w.out)]);

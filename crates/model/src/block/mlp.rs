@@ -22,6 +22,7 @@ impl Block<'_> {
         self.keep(x, &mut a.x_mid);
         net.norm(x, &layer.mlp_norm, &mut w.normed);
         let up = self.projection(Part::Up, &layer.up);
+        self.show(&[Part::Gate, Part::Up], &w.normed, net.config.dim);
         match &layer.gate {
             None => net.linear(&mut w.products, &w.normed, [(up, &mut a.up)]),
             Some(gate) => {
@@ -34,6 +35,7 @@ impl Block<'_> {
         }
         self.activate(a, &mut w.hidden);
         let down = self.projection(Part::Down, &layer.down);
+        self.show(&[Part::Down], &w.hidden, net.config.hidden_dim);
         match &layer.mlp_post_norm {
             None => {
                 net.linear(&mut w.products, &w.hidden, [(down, &mut w.out)]);

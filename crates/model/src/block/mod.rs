@@ -43,6 +43,12 @@ pub(crate) enum Below {
     Frozen,
 }
 
+/// Looks at what a forward pass multiplies its matrices with.
+pub trait Observer {
+    /// `x` are rows `[rows, width]` that the matrices at `places` are about to multiply.
+    fn inputs(&self, places: &[Place], x: &[f32], width: usize);
+}
+
 /// What is the same for all blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Network<'a> {
@@ -53,6 +59,8 @@ pub(crate) struct Network<'a> {
     pub adapters: &'a [Adapter],
     /// Makes what dropout leaves out; nothing is left out where there is none.
     pub draw: Option<u64>,
+    /// Who is shown the inputs of every product, if anybody is.
+    pub observer: Option<&'a dyn Observer>,
 }
 
 /// A projection and its place.
@@ -259,6 +267,14 @@ impl<'a> Block<'a> {
 
     fn place(&self, part: Part) -> Place {
         Place::Layer(self.index, part)
+    }
+
+    /// Shows an observer what the matrices of these parts multiply.
+    fn show(&self, parts: &[Part], x: &[f32], width: usize) {
+        if let Some(observer) = self.network.observer {
+            let places: Vec<Place> = parts.iter().map(|&part| self.place(part)).collect();
+            observer.inputs(&places, x, width);
+        }
     }
 
     /// Copies the stream for backward.

@@ -1,14 +1,14 @@
 //! A GGUF file, with the metadata and the types that llama.cpp's converter writes.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use wootz_formats::gguf::{self, Array, Strings, Value};
 use wootz_formats::{Format, TensorSpec};
 use wootz_kernels::DType;
-use wootz_text::GgufVocab;
+use wootz_text::{GgufVocab, Tokenizer};
 
-use super::stored::{NormShift, encode, stored};
+use super::stored::{NormShift, Stored, encode, stored};
 use super::{SaveOptions, Tensors};
 use crate::arch::{Architecture, ROPE_DIVISORS};
 use crate::config::{DecoderConfig, Norm};
@@ -23,44 +23,102 @@ pub(super) fn save(
     tensors: &dyn Tensors,
     options: &SaveOptions,
 ) -> Result<()> {
+    /// `LLAMA_FTYPE_…` of llama.h: what most of the weights are.
+    const FILE_TYPES: &[(DType, u32)] = &[(DType::F32, 0), (DType::F16, 1), (DType::BF16, 32)];
     options.existing.check(path)?;
-    let head = architecture.gguf_head(config)?;
-    let mut metadata = general(head.architecture, config, options)?;
-    metadata.extend(head.entries);
-    metadata.extend(match options.tokenizer {
-        Some(tokenizer) => {
-            let mut vocab = tokenizer.to_gguf().context(|| "the tokenizer cannot go into a GGUF file")?;
-            vocab.pad(config.vocab_size);
-            tokenizer_entries(vocab)
-        }
-        None => vec![entry("tokenizer.ggml.model", Value::String(GgufVocab::NO_MODEL.to_owned()))],
-    });
-
+    let Some(&(_, file_type)) = FILE_TYPES.iter().find(|(dtype, _)| *dtype == options.dtype) else {
+        fail!("general.file_type has no number for {}", options.dtype)
+    };
+    let head = GgufFileHead::of(architecture, config, options.tokenizer, options.name, file_type)?;
     // llama.cpp adds vectors and learned positions in f32, and wants them so.
-    let dtype = |source: &Source| match source.to.place {
-        Place::PosEmbed => DType::F32,
-        _ if source.shape.len() == 1 => DType::F32,
-        Place::Embed | Place::Layer(..) | Place::FinalNorm | Place::Head => options.dtype,
+    let dtype = |sources: &[Source]| match sources {
+        [source, ..] if source.shape.len() == 2 && source.to.place != Place::PosEmbed => options.dtype,
+        _ => DType::F32,
     };
-    let all = stored(architecture, config, Format::Gguf, dtype)?;
-    let file_norm = match config.norm {
-        Norm::RmsNorm | Norm::RmsNormOnePlus => Norm::RmsNorm,
-        Norm::LayerNorm => Norm::LayerNorm,
-    };
-    let shift = NormShift::new(config.norm, file_norm);
-    let mut specs: Vec<TensorSpec> = all.iter().map(|stored| stored.spec.clone()).collect();
-    if let Some(divisors) = &head.rope_divisors {
-        specs.push(TensorSpec {
-            name: ROPE_DIVISORS.to_owned(),
-            dtype: DType::F32,
-            shape: vec![divisors.len()],
-        });
+    let file = GgufFile::new(architecture, config, head, dtype)?;
+    file.write(path, tensors, &mut encode)
+}
+
+/// What a GGUF file says of its model.
+pub(crate) struct GgufFileHead {
+    pub metadata: Vec<(String, Value)>,
+    /// The values of `rope_freqs.weight`, where there is one.
+    pub rope_divisors: Option<Vec<f32>>,
+}
+
+/// A GGUF file that is to be written: all of it but the values.
+pub(crate) struct GgufFile {
+    pub head: GgufFileHead,
+    pub tensors: Vec<Stored>,
+    shift: NormShift,
+}
+
+/// Writes values as the type that a tensor has.
+pub(crate) type EncodeTensor<'a> = dyn FnMut(&TensorSpec, &[f32], &mut dyn Write) -> io::Result<()> + 'a;
+
+impl GgufFile {
+    /// `dtype` gives the type of a tensor of the file by the canonical ones in it.
+    pub fn new(
+        architecture: &Architecture,
+        config: &DecoderConfig,
+        head: GgufFileHead,
+        dtype: impl Fn(&[Source]) -> DType,
+    ) -> Result<Self> {
+        let mut tensors = stored(architecture, config, Format::Gguf, |_| DType::F32)?;
+        for stored in &mut tensors {
+            stored.spec.dtype = dtype(stored.sources());
+        }
+        let file_norm = match config.norm {
+            Norm::RmsNorm | Norm::RmsNormOnePlus => Norm::RmsNorm,
+            Norm::LayerNorm => Norm::LayerNorm,
+        };
+        let shift = NormShift::new(config.norm, file_norm);
+        Ok(GgufFile { head, tensors, shift })
     }
-    gguf::write(path, &metadata, &specs, &mut |index, file: &mut dyn Write| match all.get(index) {
-        Some(stored) => stored.write(tensors, shift, file),
-        None => encode(DType::F32, head.rope_divisors.as_deref().unwrap_or_default(), file),
-    })
-    .context(|| "the file")
+
+    /// Writes it, whole or not at all.
+    pub fn write(&self, path: &Path, tensors: &dyn Tensors, encode: &mut EncodeTensor) -> Result<()> {
+        let mut specs: Vec<TensorSpec> = self.tensors.iter().map(|stored| stored.spec.clone()).collect();
+        if let Some(divisors) = &self.head.rope_divisors {
+            specs.push(TensorSpec {
+                name: ROPE_DIVISORS.to_owned(),
+                dtype: DType::F32,
+                shape: vec![divisors.len()],
+            });
+        }
+        gguf::write(path, &self.head.metadata, &specs, &mut |index, file: &mut dyn Write| match self
+            .tensors
+            .get(index)
+        {
+            Some(stored) => stored.write(tensors, self.shift, encode, file),
+            None => encode(&specs[index], self.head.rope_divisors.as_deref().unwrap_or_default(), file),
+        })
+        .context(|| "the file")
+    }
+}
+
+impl GgufFileHead {
+    /// What llama.cpp's converter says of a model.
+    pub fn of(
+        architecture: &Architecture,
+        config: &DecoderConfig,
+        tokenizer: Option<&Tokenizer>,
+        name: &str,
+        file_type: u32,
+    ) -> Result<Self> {
+        let head = architecture.gguf_head(config)?;
+        let mut metadata = general(head.architecture, config, name, file_type);
+        metadata.extend(head.entries);
+        metadata.extend(match tokenizer {
+            Some(tokenizer) => {
+                let mut vocab = tokenizer.to_gguf().context(|| "the tokenizer cannot go into a GGUF file")?;
+                vocab.pad(config.vocab_size);
+                tokenizer_entries(vocab)
+            }
+            None => vec![text("tokenizer.ggml.model", GgufVocab::NO_MODEL)],
+        });
+        Ok(GgufFileHead { metadata, rope_divisors: head.rope_divisors })
+    }
 }
 
 fn entry(key: &str, value: Value) -> (String, Value) {
@@ -72,27 +130,23 @@ fn text(key: &str, text: impl Into<String>) -> (String, Value) {
 }
 
 /// What every model has.
-fn general(
-    architecture: &str,
-    config: &DecoderConfig,
-    options: &SaveOptions,
-) -> Result<Vec<(String, Value)>> {
-    /// Of the block formats; a file without any states it too.
-    const QUANTIZATION_VERSION: u32 = 2;
-    /// `LLAMA_FTYPE_…` of llama.h: what most of the weights are.
-    const FILE_TYPES: &[(DType, u32)] = &[(DType::F32, 0), (DType::F16, 1), (DType::BF16, 32)];
-    let Some(&(_, file_type)) = FILE_TYPES.iter().find(|(dtype, _)| *dtype == options.dtype) else {
-        fail!("general.file_type has no number for {}", options.dtype)
-    };
-    Ok(vec![
+fn general(architecture: &str, config: &DecoderConfig, name: &str, file_type: u32) -> Vec<(String, Value)> {
+    vec![
         text("general.architecture", architecture),
         text("general.type", "model"),
-        text("general.name", options.name),
+        text("general.name", name),
         text("general.size_label", size_label(parameters(config))),
-        entry("general.file_type", Value::U32(file_type)),
-        entry("general.quantization_version", Value::U32(QUANTIZATION_VERSION)),
-    ])
+        entry(FILE_TYPE, Value::U32(file_type)),
+        entry(QUANTIZATION_VERSION, Value::U32(QUANTIZATION)),
+    ]
 }
+
+/// What most of the weights are.
+pub(crate) const FILE_TYPE: &str = "general.file_type";
+/// Of the block formats; a file without any states it too.
+pub(crate) const QUANTIZATION_VERSION: &str = "general.quantization_version";
+/// The version that everybody has.
+pub(crate) const QUANTIZATION: u32 = 2;
 
 /// `124M`, `1.6B`: two digits at the least.
 fn size_label(parameters: u64) -> String {

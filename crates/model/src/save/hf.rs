@@ -9,7 +9,7 @@ use wootz_formats::{Format, TensorSpec, safetensors, write_atomically};
 use wootz_kernels::DType;
 use wootz_text::Tokenizer;
 
-use super::stored::{NormShift, stored};
+use super::stored::{NormShift, encode, stored};
 use super::{Existing, SaveOptions, Tensors};
 use crate::arch::Architecture;
 use crate::config::DecoderConfig;
@@ -57,7 +57,7 @@ pub(super) fn save(
     check_folder(folder, &tokenizer, options.existing)?;
     fs::create_dir_all(folder).context(|| format!("cannot make the folder {}", folder.display()))?;
     let specs: Vec<TensorSpec> = all.iter().map(|stored| stored.spec.clone()).collect();
-    let fill = &mut |index: usize, file: &mut dyn Write| all[index].write(tensors, shift, file);
+    let fill = &mut |index: usize, file: &mut dyn Write| all[index].write(tensors, shift, &mut encode, file);
     // Without this note transformers refuses the file.
     let notes = [("format", "pt")];
     safetensors::write_streamed(&folder.join(WEIGHTS), &specs, &notes, fill).context(|| "the weights")?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use wootz_formats::{Format, LlmcHeader, llmc, write_atomically};
 use wootz_kernels::DType;
 
-use super::stored::{NormShift, Stored, stored};
+use super::stored::{NormShift, Stored, encode, stored};
 use super::{SaveOptions, Tensors};
 use crate::arch::Architecture;
 use crate::config::DecoderConfig;
@@ -67,7 +67,7 @@ pub(super) fn save(
         None => None,
     };
     llmc::write(path, &header, &mut |index, file: &mut dyn Write| {
-        in_order[index].write(tensors, shift, file)
+        in_order[index].write(tensors, shift, &mut encode, file)
     })
     .context(|| "the file")?;
     match tokenizer {

@@ -8,10 +8,10 @@
 //! [`Architecture::gguf_head`].
 
 mod checkpoint;
-mod gguf;
+pub(crate) mod gguf;
 mod hf;
 mod llmc;
-mod stored;
+pub(crate) mod stored;
 
 use std::fmt;
 use std::path::Path;

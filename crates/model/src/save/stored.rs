@@ -7,6 +7,7 @@ use wootz_formats::{Format, TensorSpec};
 use wootz_kernels::{DType, quant};
 
 use super::Tensors;
+use super::gguf::EncodeTensor;
 use crate::arch::Architecture;
 use crate::config::{DecoderConfig, Norm};
 use crate::error::{Result, fail};
@@ -53,7 +54,7 @@ fn is_norm(id: TensorId) -> bool {
 }
 
 /// A tensor of the file, and the canonical ones that it is made of.
-pub(super) struct Stored {
+pub(crate) struct Stored {
     pub spec: TensorSpec,
     /// For each slice of the outermost dimension that is a layer's (one slice, where layers are not stacked) what is
     /// in it.
@@ -83,6 +84,11 @@ pub(super) fn stored(
 }
 
 impl Stored {
+    /// The canonical tensors of its first slice.
+    pub fn sources(&self) -> &[Source] {
+        &self.slices[0]
+    }
+
     /// Makes room for rows that no canonical tensor fills, at the end of the outermost dimension; they are zero.
     pub fn pad_rows(&mut self, rows: usize) {
         self.spec.shape[0] = rows;
@@ -92,7 +98,13 @@ impl Stored {
     }
 
     /// Writes the tensor, one layer's slice after the other.
-    pub fn write(&self, tensors: &dyn Tensors, shift: NormShift, file: &mut dyn Write) -> io::Result<()> {
+    pub fn write(
+        &self,
+        tensors: &dyn Tensors,
+        shift: NormShift,
+        encode: &mut EncodeTensor,
+        file: &mut dyn Write,
+    ) -> io::Result<()> {
         let failed = |error: crate::error::Error| io::Error::other(error);
         let elements = self.spec.shape.iter().product::<usize>() / self.slices.len();
         let mut canonical = Vec::new();
@@ -113,7 +125,7 @@ impl Stored {
                     scatter(source, &canonical, start, &mut slice);
                 }
             }
-            encode(self.spec.dtype, if alone { &canonical } else { &slice }, file)
+            encode(&self.spec, if alone { &canonical } else { &slice }, file)
                 .map_err(|what| io::Error::other(format!("tensor `{}`: {what}", self.spec.name)))?;
         }
         Ok(())
@@ -151,7 +163,8 @@ fn scatter(source: &Source, canonical: &[f32], start: usize, slice: &mut [f32]) 
 }
 
 /// Rounds values to `dtype`, which has no blocks, and writes them.
-pub(crate) fn encode(dtype: DType, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn encode(spec: &TensorSpec, values: &[f32], file: &mut dyn Write) -> io::Result<()> {
+    let dtype = spec.dtype;
     let mut bytes = vec![0; CHUNK.min(values.len()) * dtype.block_bytes()];
     for values in values.chunks(CHUNK) {
         /// The least magnitude that rounds to infinity.
