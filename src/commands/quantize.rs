@@ -17,6 +17,7 @@ use wootz_model::{Model, Result as ModelResult};
 use wootz_text::{Special, Tokenizer};
 
 use super::answer::note;
+use super::comparison;
 use crate::interrupt::{Interrupted, Listener};
 
 /// Arguments of `wootz quantize`.
@@ -66,16 +67,6 @@ pub fn mix(name: &str) -> Result<Mix, String> {
         format!("expected one of {}", names.join(", "))
     })
 }
-
-/// What the two models are compared by, where there is no text to calibrate with.
-const PROMPTS: [&str; 4] = [
-    "Once upon a time there was a little girl who lived with her grandmother at the edge of a great forest. One day",
-    "The boiling point of water falls with the pressure of the air, which is why an egg takes longer to cook on a mountain.",
-    "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\n\nprint(fibonacci(10))\n",
-    "Question: A train leaves at nine and arrives at a quarter past eleven. How long does it travel?\nAnswer: It travels for",
-];
-/// Tokens of the calibration text that the two models are compared by.
-const COMPARED: usize = 512;
 
 /// Quantises the model.
 ///
@@ -203,17 +194,9 @@ impl Job<'_> {
     fn compare(&self, out: &Path, text: Option<&[u32]>) -> Result<Comparison> {
         // Rounding weights is to be seen, and not that of inputs too.
         let original = self.load(self.path, Precision::F32)?;
-        let texts = match (text, self.tokenizer) {
-            (Some(ids), _) => vec![ids[..ids.len().min(COMPARED)].to_vec()],
-            (None, Some(tokenizer)) => {
-                let ids = |text: &&str| tokenizer.encode(text, Special::default());
-                PROMPTS.iter().map(ids).collect::<Result<Vec<_>, _>>()?
-            }
-            // Ids without a meaning say something all the same.
-            (None, None) => {
-                let vocab = original.config().vocab_size as u32;
-                vec![(0..COMPARED as u32 / 4).map(|i| i.wrapping_mul(2_654_435_761) % vocab.max(1)).collect()]
-            }
+        let texts = match text {
+            Some(ids) => vec![ids[..ids.len().min(comparison::MOST)].to_vec()],
+            None => comparison::tokens(None, self.tokenizer, original.config().vocab_size)?,
         };
         let first = logits(&original, &texts)?;
         drop(original);
