@@ -17,6 +17,7 @@ use wootz_model::{Model, Result as ModelResult};
 use wootz_text::{Special, Tokenizer};
 
 use super::answer::note;
+use super::comparison;
 use crate::interrupt::{Interrupted, Listener};
 
 /// Arguments of `wootz quantize`.
@@ -67,13 +68,6 @@ pub fn mix(name: &str) -> Result<Mix, String> {
     })
 }
 
-/// What the two models are compared by, where there is no text to calibrate with.
-const PROMPTS: [&str; 4] = [
-    "Once upon a time there was a little girl who lived with her grandmother at the edge of a great forest. One day",
-    "The boiling point of water falls with the pressure of the air, which is why an egg takes longer to cook on a mountain.",
-    "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\n\nprint(fibonacci(10))\n",
-    "Question: A train leaves at nine and arrives at a quarter past eleven. How long does it travel?\nAnswer: It travels for",
-];
 /// Tokens of the calibration text that the two models are compared by.
 const COMPARED: usize = 512;
 
@@ -203,17 +197,9 @@ impl Job<'_> {
     fn compare(&self, out: &Path, text: Option<&[u32]>) -> Result<Comparison> {
         // Rounding weights is to be seen, and not that of inputs too.
         let original = self.load(self.path, Precision::F32)?;
-        let texts = match (text, self.tokenizer) {
-            (Some(ids), _) => vec![ids[..ids.len().min(COMPARED)].to_vec()],
-            (None, Some(tokenizer)) => {
-                let ids = |text: &&str| tokenizer.encode(text, Special::default());
-                PROMPTS.iter().map(ids).collect::<Result<Vec<_>, _>>()?
-            }
-            // Ids without a meaning say something all the same.
-            (None, None) => {
-                let vocab = original.config().vocab_size as u32;
-                vec![(0..COMPARED as u32 / 4).map(|i| i.wrapping_mul(2_654_435_761) % vocab.max(1)).collect()]
-            }
+        let texts = match text {
+            Some(ids) => vec![ids[..ids.len().min(COMPARED)].to_vec()],
+            None => comparison::tokens(None, self.tokenizer, original.config().vocab_size)?,
         };
         let first = logits(&original, &texts)?;
         drop(original);
@@ -258,10 +244,8 @@ fn print(
             "quantize_seconds": seconds,
         });
         if let Some(found) = comparison {
-            result["compared_positions"] = json!(found.positions);
-            result["kl_mean"] = json!(found.mean);
-            result["kl_largest"] = json!(found.largest);
-            result["same_top"] = json!(found.same_top);
+            let all = comparison::to_json(found);
+            all.as_object().into_iter().flatten().for_each(|(key, value)| result[key] = value.clone());
         }
         println!("{result}");
         return Ok(());
@@ -279,14 +263,7 @@ fn print(
     );
     println!("tensors: {}; rounded by importance: {}", types.join(", "), summary.informed);
     if let Some(found) = comparison {
-        println!(
-            "against the original, {} positions: KL divergence {:.5} nats on average, {:.5} at the most; the same likeliest \
-             token in {:.1} %",
-            found.positions,
-            found.mean,
-            found.largest,
-            100.0 * found.same_top
-        );
+        println!("against the original, {found}");
     }
     Ok(())
 }
