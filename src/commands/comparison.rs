@@ -15,7 +15,7 @@ const PROMPTS: [&str; 4] = [
     "Question: A train leaves at nine and arrives at a quarter past eleven. How long does it travel?\nAnswer: It travels for",
 ];
 /// Tokens that are compared, at the most: their logits wait in memory.
-pub const MOST: usize = 512;
+const MOST: usize = 512;
 
 /// The tokens: of the beginning of a text file, of the built-in texts, or, where a model has no tokenizer, any.
 ///

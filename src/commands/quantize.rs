@@ -68,6 +68,9 @@ pub fn mix(name: &str) -> Result<Mix, String> {
     })
 }
 
+/// Tokens of the calibration text that the two models are compared by.
+const COMPARED: usize = 512;
+
 /// Quantises the model.
 ///
 /// # Errors
@@ -195,7 +198,7 @@ impl Job<'_> {
         // Rounding weights is to be seen, and not that of inputs too.
         let original = self.load(self.path, Precision::F32)?;
         let texts = match text {
-            Some(ids) => vec![ids[..ids.len().min(comparison::MOST)].to_vec()],
+            Some(ids) => vec![ids[..ids.len().min(COMPARED)].to_vec()],
             None => comparison::tokens(None, self.tokenizer, original.config().vocab_size)?,
         };
         let first = logits(&original, &texts)?;
@@ -241,10 +244,8 @@ fn print(
             "quantize_seconds": seconds,
         });
         if let Some(found) = comparison {
-            result["compared_positions"] = json!(found.positions);
-            result["kl_mean"] = json!(found.mean);
-            result["kl_largest"] = json!(found.largest);
-            result["same_top"] = json!(found.same_top);
+            let all = comparison::to_json(found);
+            all.as_object().into_iter().flatten().for_each(|(key, value)| result[key] = value.clone());
         }
         println!("{result}");
         return Ok(());
@@ -262,14 +263,7 @@ fn print(
     );
     println!("tensors: {}; rounded by importance: {}", types.join(", "), summary.informed);
     if let Some(found) = comparison {
-        println!(
-            "against the original, {} positions: KL divergence {:.5} nats on average, {:.5} at the most; the same likeliest \
-             token in {:.1} %",
-            found.positions,
-            found.mean,
-            found.largest,
-            100.0 * found.same_top
-        );
+        println!("against the original, {found}");
     }
     Ok(())
 }
