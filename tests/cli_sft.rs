@@ -208,7 +208,7 @@ fn bad_input_gets_a_message() {
     assert!(with(&["--batch", "0"]).contains("--batch 0"));
     assert!(with(&["--batch-tokens", "3"]).contains('3'));
     assert!(with(&["--val-share", "1"]).contains("--val-share 1"));
-    assert!(with(&["--lr=-1"]).contains("lr"));
+    assert!(with(&["--lr=-1"]).contains("learning rate is -1"));
     assert!(with(&["--memory", "1"]).contains("1 MiB allowed"));
     assert!(with(&["--adapter", text(&folder.path("nowhere"))]).contains("nowhere"));
     let other = fixtures().join("llama-micro/lora/trained");

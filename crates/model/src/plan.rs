@@ -12,14 +12,12 @@ use wootz_kernels::ops::attention::{Attention, CacheType, LayerCache};
 use wootz_kernels::{DType, panels};
 
 /// What a step is to be like.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// Tokens of a forward pass.
     pub rows: usize,
-    /// Sequences of a forward pass (B).
-    pub sequences: usize,
-    /// Tokens of the longest (T).
-    pub longest: usize,
+    /// Tokens of each sequence, from the longest on; where batches differ, the most that each may have.
+    pub lengths: Vec<usize>,
     /// The products' type: f32, bf16 or f16.
     pub dtype: DType,
     /// What is computed again.
@@ -31,7 +29,7 @@ pub struct Shape {
 impl Shape {
     /// Of sequences that are equally long.
     pub fn even([batch, seq]: [usize; 2], dtype: DType, recompute: Recompute, threads: usize) -> Shape {
-        Shape { rows: batch * seq, sequences: batch, longest: seq, dtype, recompute, threads }
+        Shape { rows: batch * seq, lengths: vec![seq; batch], dtype, recompute, threads }
     }
 }
 
@@ -216,10 +214,12 @@ impl Sizes {
         // The stream and its gradient, normed rows of blocks and head with gradients, a block's output.
         let streams = 7 * stream + sandwich;
         let deltas = 2 * q + 2 * kv + 2 * hidden + gated;
+        let longest = shape.lengths.first().copied().unwrap_or(0);
         let attention = Attention { heads: config.n_heads, scale: 1.0, window: None };
-        let scratch =
-            attention.backward_scratch(shape.threads, config.n_kv_heads, config.head_dim, shape.longest);
-        let cache = LayerCache::new(config.n_kv_heads, config.head_dim, shape.longest, CacheType::F32);
-        4 * (streams + hidden + deltas + scratch) + shape.sequences * cache.bytes()
+        let scratch = attention.backward_scratch(shape.threads, config.n_kv_heads, config.head_dim, longest);
+        let cache = |length: &usize| {
+            LayerCache::new(config.n_kv_heads, config.head_dim, *length, CacheType::F32).bytes()
+        };
+        4 * (streams + hidden + deltas + scratch) + shape.lengths.iter().map(cache).sum::<usize>()
     }
 }

@@ -97,8 +97,11 @@ pub struct Training {
     of_stretch: Vec<Vec<f32>>,
     blocks: Vec<Activations>,
     workspace: Workspace,
-    /// Keys and values of each sequence in the form that attention reads; one block after the other uses them.
-    caches: Vec<LayerCache>,
+    /// Keys and values of each sequence in the form that attention reads, and how many positions of it are filled; one
+    /// block after the other uses them. The longest sequence has the first.
+    caches: Vec<(LayerCache, usize)>,
+    /// The sequence that each cache is of.
+    cache_of: Vec<usize>,
     /// The rows that have a target, their targets and losses; where that is not every row, the stream of these rows and
     /// its gradient.
     wanted: Vec<usize>,
@@ -132,6 +135,7 @@ impl Training {
             blocks: Vec::new(),
             workspace: Workspace::default(),
             caches: Vec::new(),
+            cache_of: Vec::new(),
             wanted: Vec::new(),
             targets: Vec::new(),
             row_losses: Vec::new(),
@@ -263,7 +267,11 @@ impl Training {
         let network = self.network(model, mode);
         let block = model.block(network, index, &self.angles);
         let (a, w) = (&mut self.blocks[slot], &mut self.workspace);
-        let mut caches: Vec<&mut LayerCache> = self.caches.iter_mut().take(self.spans.len()).collect();
+        let ranked = self.cache_of.iter().zip(&mut self.caches);
+        let mut caches: Vec<(usize, &mut LayerCache)> =
+            ranked.map(|(sequence, (cache, _))| (*sequence, cache)).collect();
+        caches.sort_by_key(|(sequence, _)| *sequence);
+        let mut caches: Vec<&mut LayerCache> = caches.into_iter().map(|(_, cache)| cache).collect();
         block.attention(&mut self.x, &mut caches, &self.spans, a, w);
         block.mlp(&mut self.x, a, w);
     }
@@ -423,13 +431,6 @@ impl Training {
 
     fn set_spans(&mut self, model: &Model, batch: &Batch) {
         let config = model.config();
-        // Keys beyond a sequence's end weigh 0, but 0 times what a longer one left there may be NaN.
-        let lengths = batch.lengths.iter().copied().chain(std::iter::repeat(0));
-        for ((cache, span), length) in self.caches.iter_mut().zip(&self.spans).zip(lengths) {
-            if length < span.rows.len() {
-                cache.clear(span.rows.len());
-            }
-        }
         self.spans.clear();
         self.positions.clear();
         let mut next = 0;
@@ -438,13 +439,24 @@ impl Training {
             self.positions.extend(0..length as u32);
             next += length;
         }
-        let longest = batch.lengths.iter().copied().max().unwrap_or(0);
-        let fits = |cache: &LayerCache| cache.capacity() >= longest;
-        if self.caches.len() < batch.lengths.len() || !self.caches.iter().all(fits) {
-            self.caches.clear();
-            self.caches.resize_with(batch.lengths.len(), || {
-                LayerCache::new(config.n_kv_heads, config.head_dim, longest, self.cache)
-            });
+        // The longest sequence has the first cache, and so on: none becomes larger than it must.
+        self.cache_of.clear();
+        self.cache_of.extend(0..batch.lengths.len());
+        self.cache_of.sort_by_key(|&sequence| std::cmp::Reverse(batch.lengths[sequence]));
+        for (rank, &sequence) in self.cache_of.iter().enumerate() {
+            let length = batch.lengths[sequence];
+            let new = || LayerCache::new(config.n_kv_heads, config.head_dim, length, self.cache);
+            match self.caches.get_mut(rank) {
+                // Keys beyond a sequence's end weigh 0, but 0 times what a longer one left there may be NaN.
+                Some((cache, filled)) if cache.capacity() >= length => {
+                    if length < *filled {
+                        cache.clear(*filled);
+                    }
+                    *filled = length;
+                }
+                Some(cache) => *cache = (new(), length),
+                None => self.caches.push((new(), length)),
+            }
         }
         model.set_angles(&mut self.angles, &self.spans);
     }

@@ -173,6 +173,18 @@ impl Trainer {
         Ok(Step { loss, targets, grad_norm: squares.sqrt() / f64::from(scale), refused })
     }
 
+    /// Goes forward and back once, and forgets it: the buffers are as large as this batch asks for then.
+    ///
+    /// # Errors
+    /// A batch that the model cannot take.
+    pub fn rehearse(&mut self, batch: &Batch) -> Result<()> {
+        self.training.set_draw(self.draw.or(Some(0)));
+        let weight = |_: usize, _: f32| 0.0;
+        self.training.gradients(&self.model, batch, &weight, &mut self.gradients, Write::Set)?;
+        self.training.set_draw(None);
+        Ok(())
+    }
+
     /// The second half: the weights move by the gradients that were measured last.
     pub fn update(&mut self, measured: &Step, lr: f64) {
         // PyTorch adds a millionth, so that a gradient of zero divides.

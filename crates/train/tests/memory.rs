@@ -55,7 +55,7 @@ fn step(trainer: &mut Trainer, shape: &Shape) {
     let rows = shape.rows;
     let tokens: Vec<u32> = (0..rows as u32).map(|i| i * 7 % 1000).collect();
     let targets: Vec<i32> = (0..rows as i32).map(|i| i * 11 % 1000).collect();
-    let lengths = vec![shape.longest; shape.sequences];
+    let lengths = shape.lengths.clone();
     let batch = Batch { tokens: &tokens, targets: &targets, lengths: &lengths };
     assert_eq!(trainer.step(&[batch], 1e-3).unwrap().refused, None);
 }
@@ -123,7 +123,7 @@ fn the_plan_of_an_adapter_is_what_is_taken() {
         };
         let adapter = Adapter::new(model.config(), model.pool(), &options).unwrap();
         let lengths = vec![400, 100, 12];
-        let shape = Shape { rows: 512, sequences: 3, longest: 400, dtype, recompute, threads: 2 };
+        let shape = Shape { rows: 512, lengths: lengths.clone(), dtype, recompute, threads: 2 };
         let plan = Plan::of_adapter(model.config(), &shape, &adapter, model.weight_bytes());
         let moments = 2 * plan.gradients;
         model.adapters_mut().push(adapter);

@@ -263,8 +263,7 @@ fn check_memory(
     let order = Order::new(samples, train, settings.order_options())?;
     let shape = Shape {
         rows: order.max_rows(),
-        sequences: order.max_sequences(),
-        longest: order.max_length(),
+        lengths: order.max_lengths(),
         dtype: settings.learning.format().dtype(),
         recompute: settings.learning.recompute(),
         threads,

@@ -45,6 +45,12 @@ pub trait Feed {
     fn batches(&self) -> &[data::Batch];
     /// Where the data go on after them; a feed that is set there gives what would have followed.
     fn position(&self) -> Value;
+    /// A batch as large as one that may come, where batches differ in size: it is rehearsed before the first step, so that
+    /// what it takes is taken.
+    ///
+    /// # Errors
+    /// Data that cannot be read.
+    fn largest(&self) -> Result<Option<data::Batch>>;
     /// Hands out the batches of a validation, from the first. Whether there are data to validate with.
     ///
     /// # Errors
@@ -244,6 +250,9 @@ impl Run {
     /// Data or disk that fail, or too many steps in a row whose gradients are no numbers. The last checkpoint is whole
     /// then.
     pub fn train(&mut self, watch: &mut dyn Watch) -> Result<End> {
+        if let Some(batch) = self.feed.largest()? {
+            self.trainer.rehearse(&batch.as_model()).context(|| "the largest batch")?;
+        }
         if self.state.step == 0 {
             self.validate(watch)?;
             watch.sample(&self.trainer.model, 0);

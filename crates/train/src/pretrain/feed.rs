@@ -64,6 +64,10 @@ impl Feed for Corpus {
         self.position.clone()
     }
 
+    fn largest(&self) -> Result<Option<data::Batch>> {
+        Ok(None)
+    }
+
     fn validate(&mut self, each: &mut dyn FnMut(&data::Batch) -> Result<()>) -> Result<bool> {
         let Some(validation) = &mut self.validation else { return Ok(false) };
         validation.restart();

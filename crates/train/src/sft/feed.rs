@@ -37,7 +37,7 @@ impl Conversations {
         let from = val_samples.as_ref().unwrap_or(&samples);
         // As large as a batch of training may be, so that they take no more memory.
         let rows = |id: u32| from.get(id as usize).map_or(0, |sample| sample.rows());
-        let (most_rows, most) = (order.max_rows(), order.max_sequences());
+        let (most_rows, most) = (order.max_rows(), order.max_lengths().len());
         let mut val: Vec<Vec<u32>> = Vec::new();
         let mut sum = 0;
         for id in of_val {
@@ -72,6 +72,12 @@ impl Feed for Conversations {
 
     fn position(&self) -> Value {
         json!(self.order.position())
+    }
+
+    fn largest(&self) -> Result<Option<data::Batch>> {
+        let mut batch = data::Batch::default();
+        self.samples.batch(&self.order.largest(), &mut batch)?;
+        Ok(Some(batch))
     }
 
     fn validate(&mut self, each: &mut dyn FnMut(&data::Batch) -> Result<()>) -> Result<bool> {

@@ -221,24 +221,41 @@ impl Order {
         }
     }
 
-    /// Rows of the longest sequence.
-    pub fn max_length(&self) -> usize {
-        self.lengths.iter().copied().max().unwrap_or(0) as usize
-    }
-
-    /// Sequences of a batch, at the most, whatever is drawn.
-    pub fn max_sequences(&self) -> usize {
+    /// Rows of each sequence of a batch, from the longest on: the most that each may have, whatever is drawn.
+    pub fn max_lengths(&self) -> Vec<usize> {
+        let longest_first = self.sorted().into_iter().rev().map(|rows| rows as usize);
         match self.options.size {
-            BatchSize::Samples(n) => n.min(self.ids.len()),
+            BatchSize::Samples(n) => longest_first.take(n).collect(),
             BatchSize::Tokens(n) => {
+                // As many as fit if they are the shortest; the k-th longest has at most a k-th of the budget.
                 let mut sum = 0;
                 let fits = |&rows: &u32| {
                     sum += rows as usize;
                     sum <= n
                 };
-                self.sorted().into_iter().take_while(fits).count()
+                let most = self.sorted().into_iter().take_while(fits).count();
+                longest_first.take(most).enumerate().map(|(i, rows)| rows.min(n / (i + 1))).collect()
             }
         }
+    }
+
+    /// A batch of the longest samples: as large as one that may come.
+    pub fn largest(&self) -> Vec<u32> {
+        let mut longest: Vec<usize> = (0..self.ids.len()).collect();
+        longest.sort_by_key(|&at| std::cmp::Reverse(self.lengths[at]));
+        let most = match self.options.size {
+            BatchSize::Samples(n) => n,
+            BatchSize::Tokens(n) => {
+                let mut sum = 0;
+                longest.retain(|&at| {
+                    let fits = sum + self.lengths[at] as usize <= n;
+                    sum += if fits { self.lengths[at] as usize } else { 0 };
+                    fits
+                });
+                longest.len()
+            }
+        };
+        longest.into_iter().take(most).map(|at| self.ids[at]).collect()
     }
 
     fn sorted(&self) -> Vec<u32> {

@@ -118,11 +118,12 @@ fn in_order_batches_are_filled_one_after_the_other() {
     };
     let (batches, order) = in_order(BatchSize::Samples(4));
     assert_eq!(batches, [vec![0, 1, 2, 3], vec![4, 5], vec![0, 1, 2, 3], vec![4, 5]]);
-    assert_eq!((order.max_rows(), order.max_length(), order.max_sequences()), (8 + 4 + 3 + 2, 8, 4));
+    assert_eq!((order.max_rows(), order.max_lengths()), (8 + 4 + 3 + 2, vec![8, 4, 3, 2]));
+    assert_eq!(order.largest().len(), 4);
     assert_eq!((order.steps(1), order.steps(3)), (2, 6));
     let (batches, order) = in_order(BatchSize::Tokens(9));
     assert_eq!(batches, [vec![0, 1, 2], vec![3, 4], vec![5], vec![0, 1, 2]]);
-    assert_eq!((order.max_rows(), order.max_length(), order.max_sequences()), (9, 8, 4));
+    assert_eq!((order.max_rows(), order.max_lengths()), (9, vec![8, 4, 3, 2]));
     assert_eq!((order.steps(1), order.steps(2)), (3, 6));
     assert_eq!((order.position().epoch, order.position().index), (1, 1));
 }
@@ -211,7 +212,11 @@ proptest! {
             for turn in 0..options.accumulate {
                 for batches in &of_ranks {
                     prop_assert!(rows(&batches[turn]) <= ranks[0].max_rows());
-                    prop_assert!(batches[turn].len() <= ranks[0].max_sequences());
+                    let mut rows: Vec<usize> = batches[turn].iter().map(|&id| lengths[id as usize] - 1).collect();
+                    rows.sort_unstable_by(|a, b| b.cmp(a));
+                    let most = ranks[0].max_lengths();
+                    prop_assert!(rows.len() <= most.len());
+                    prop_assert!(rows.iter().zip(&most).all(|(rows, most)| rows <= most));
                     prop_assert!(!batches[turn].is_empty());
                     seen.extend_from_slice(&batches[turn]);
                 }
