@@ -34,7 +34,16 @@ pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
         return Ok(path);
     }
     if wootz_train::run::is_run(&path) {
-        return Ok(wootz_train::run::newest_model(&path)?);
+        let newest = wootz_train::run::newest_model(&path)?;
+        if wootz_model::adapter::is_adapter(&newest) {
+            bail!(
+                "{model}: this run has learnt an adapter; name the model that it is for, and give --adapter {model}"
+            );
+        }
+        return Ok(newest);
+    }
+    if wootz_model::adapter::is_adapter(&path) {
+        bail!("{model}: is an adapter; name the model that it is for, and give --adapter {model}");
     }
     if path.exists() {
         return Ok(path);

@@ -172,6 +172,14 @@ fn samples_are_learnt_and_the_screen_says_what_happens() {
     assert_eq!(steps.len(), 30);
     let loss = |row: &Value| row["loss"].as_f64().expect("a loss");
     assert!(loss(&steps[29]) < 0.8 * loss(&steps[0]), "{} to {}", steps[0], steps[29]);
+    // Its name alone is not enough to run it: it is an adapter.
+    let refused = error(&folder, &["generate", text(&run), "-p", "What", "-n", "2"]);
+    assert!(refused.contains("name the model that it is for"), "{refused}");
+    let with =
+        ["generate", text(&model), "--adapter", text(&run), "-p", "What has Ana?", "-n", "4", "-t", "0"];
+    assert_eq!(done(&folder, &with)["ids"].as_array().map(Vec::len), Some(4));
+    let refused = error(&folder, &["train", "--resume", text(&run)]);
+    assert!(refused.contains("expected a run of `wootz train`"), "{refused}");
     // An adapter can be gone on with.
     let latest = run.join("checkpoints/step-000030");
     let more = [

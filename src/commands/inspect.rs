@@ -30,9 +30,9 @@ pub struct InspectArgs {
 /// Prints what the file holds, to stdout.
 pub fn run(args: InspectArgs) -> Result<()> {
     let file = match args.file.to_str() {
-        Some(name) if !args.file.exists() || wootz_train::run::is_run(&args.file) => {
-            crate::model_arg::resolve(Some(name))?
-        }
+        // Of a run its newest checkpoint, a model or an adapter.
+        _ if wootz_train::run::is_run(&args.file) => wootz_train::run::newest_model(&args.file)?,
+        Some(name) if !args.file.exists() => crate::model_arg::resolve(Some(name))?,
         _ => args.file,
     };
     let report = Report::of(&file, args.all)?;

@@ -5,10 +5,12 @@
 
 mod learning;
 mod meanwhile;
+mod run;
 
 use anyhow::{Context, Result, bail};
 pub use learning::{LearningArgs, UsualLearning};
 pub use meanwhile::{MeanwhileArgs, UsualMeanwhile};
+pub use run::{RunArgs, checkpoint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;

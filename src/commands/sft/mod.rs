@@ -4,17 +4,18 @@ mod settings;
 
 use super::data::samples::notes;
 use super::memory;
+use super::settings::{RunArgs, checkpoint};
 use super::watch::{Samples as Shown, Screen};
 use crate::interrupt::Listener;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use settings::SettingsArgs;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use wootz_kernels::peak::Peaks;
-use wootz_kernels::{DType, Precision, pool};
+use wootz_kernels::{DType, Precision};
 use wootz_model::adapter::{self, Base};
 use wootz_model::arch::identify;
 use wootz_model::flops::{TokenFlops, parameters};
@@ -29,8 +30,8 @@ use wootz_train::data::samples::{Order, ReadOptions, Report, Samples};
 use wootz_train::fit::{DtypeName, End, Run};
 use wootz_train::optimizer::{Optimizer, Rule};
 use wootz_train::progress::{Progress, Style};
-use wootz_train::run::checkpoint::{Check, Checkpoint, Store};
-use wootz_train::run::{Folder, IfTaken, dated_name};
+use wootz_train::run::Folder;
+use wootz_train::run::checkpoint::Checkpoint;
 use wootz_train::sft::{Inputs, Settings};
 
 /// Fine-tune a model on samples: with an adapter (LoRA) over weights that stay as they are, or with all its weights
@@ -38,37 +39,15 @@ use wootz_train::sft::{Inputs, Settings};
 pub struct SftArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-    /// Settings from a file, such as the config.toml of another run; flags win
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Go on with the run of this folder, from its newest whole checkpoint
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "name"])]
-    resume: Option<PathBuf>,
-    /// The run's name [default: the date and the model]
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// The folder of runs
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    runs: PathBuf,
-    /// Refuse to begin if it takes more memory than this many MiB [default: what is free]
-    #[arg(long, value_name = "MIB")]
-    memory: Option<usize>,
-    /// Threads; they change no bit [default: one a physical core]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// One line a step instead of a progress bar
-    #[arg(long)]
-    plain: bool,
-    /// Print the result as one JSON object, and no samples
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 /// Runs the command.
 pub fn run(args: SftArgs) -> Result<()> {
-    let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
+    let threads = args.run.threads();
     let begun = Instant::now();
-    let Ready { mut run, mut screen, settings } = match &args.resume {
+    let Ready { mut run, mut screen, settings } = match &args.run.resume {
         Some(path) => resume(&args, path, threads)?,
         None => begin(&args, threads)?,
     };
@@ -76,7 +55,7 @@ pub fn run(args: SftArgs) -> Result<()> {
     let Screen { progress, last_val, last_step, .. } = screen;
     progress.finish();
     let end = end?;
-    if args.json {
+    if args.run.json {
         let result = json!({
             "run": run.folder().path().display().to_string(),
             "complete": end == End::Complete,
@@ -116,7 +95,7 @@ struct Ready {
 }
 
 fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
-    let mut asked = args.settings.resolve(args.config.as_deref(), usual_dtype)?;
+    let mut asked = args.settings.resolve(args.run.config.as_deref(), usual_dtype)?;
     let path = crate::model_arg::resolve(Some(&asked.settings.model))?;
     let (_, config) = identify(&load::open(&path)?)?;
     asked.fit(config.max_seq)?;
@@ -138,45 +117,26 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
         };
         model.put_on(adapter)?;
     }
-    check_memory(&model, &settings, &data.samples, threads, args.memory)?;
-    let short = Path::new(&settings.model).file_stem().map_or("model".into(), |s| s.to_string_lossy());
-    let name = dated_name(&format!("{short}-sft"));
-    let make_folder = || match &args.name {
-        Some(name) => Folder::create(&args.runs, name, IfTaken::Refuse),
-        None => Folder::create(&args.runs, &name, IfTaken::Number),
-    };
+    check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
     let screen = Screening::new(args, &model, &settings, &data, &tokenizer);
-    let run = data.into_inputs(settings.clone(), model, tokenizer).begin(make_folder)?;
+    let run = data
+        .into_inputs(settings.clone(), model, tokenizer)
+        .begin(|| args.run.make_folder(&settings.model, "-sft"))?;
     Ok(Ready { screen: screen.show(&run), run, settings })
 }
 
 fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
     let folder = Folder::open(path)?;
-    let old: Settings = folder.read_config()?;
+    let old: Settings =
+        folder.read_config().with_context(|| format!("{}: expected a run of `wootz sft`", path.display()))?;
     let settings = args.settings.change(&old)?;
-    let latest = Store::at(folder.checkpoints()).latest(Check::Hashes)?;
-    for skipped in &latest.skipped {
-        eprintln!("{skipped}");
-    }
-    let Some(checkpoint) = latest.found else {
-        bail!(
-            "{0}: there is no whole checkpoint to go on from; begin again with --config {0}/config.toml",
-            path.display()
-        )
-    };
-    if checkpoint.step() >= settings.learning.steps {
-        bail!(
-            "{}: all {} steps are done; give --steps with a larger number to go on",
-            path.display(),
-            checkpoint.step()
-        );
-    }
+    let checkpoint = checkpoint(path, &folder, settings.learning.steps)?;
     let base = crate::model_arg::resolve(Some(&settings.model))
         .with_context(|| format!("{}: the model that this run tunes", path.display()))?;
     let tokenizer = tokenizer(&base, &settings)?;
     let data = Data::read(&settings, &tokenizer, threads)?;
     let model = model_at(&base, &settings, &checkpoint, threads)?;
-    check_memory(&model, &settings, &data.samples, threads, args.memory)?;
+    check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
     let screen = Screening::new(args, &model, &settings, &data, &tokenizer);
     let run = data.into_inputs(settings.clone(), model, tokenizer).resume(folder, &checkpoint)?;
     Ok(Ready { screen: screen.show(&run), run, settings })
@@ -343,7 +303,7 @@ fn describe(names: &str, samples: &Samples, report: &Report) {
 struct Screening {
     screen: Screen,
     head: String,
-    plain: bool,
+    style: Style,
     steps: u64,
 }
 
@@ -391,7 +351,7 @@ impl Screening {
         });
         Screening {
             head: format!("{what}, {} steps{again}, {} threads", learning.steps, model.pool().threads()),
-            plain: args.plain,
+            style: args.run.style(),
             steps: learning.steps,
             screen: Screen {
                 progress: Progress::new(learning.steps, 0, Style::Lines(Default::default())),
@@ -402,7 +362,7 @@ impl Screening {
                 steps: learning.steps,
                 flops,
                 peak: (peak > 0.0).then_some(peak),
-                samples: if args.json { Shown::LeftOut } else { Shown::Shown },
+                samples: if args.run.json { Shown::LeftOut } else { Shown::Shown },
                 last_val: None,
                 last_step: None,
             },
@@ -411,7 +371,6 @@ impl Screening {
 
     fn show(self, run: &Run) -> Screen {
         eprintln!("{}: {}", run.folder().path().display(), self.head);
-        let style = if self.plain { Style::Lines(Default::default()) } else { Style::Auto };
-        Screen { progress: Progress::new(self.steps, run.step(), style), ..self.screen }
+        Screen { progress: Progress::new(self.steps, run.step(), self.style), ..self.screen }
     }
 }

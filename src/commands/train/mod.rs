@@ -4,9 +4,10 @@ mod corpus;
 mod settings;
 
 use super::memory;
+use super::settings::{RunArgs, checkpoint};
 use super::watch::{Samples, Screen, beginning};
 use crate::interrupt::Listener;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use corpus::{Corpus, Wanted};
 use serde_json::json;
 use settings::SettingsArgs;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use wootz_kernels::peak::Peaks;
-use wootz_kernels::{Pool, Precision, pool};
+use wootz_kernels::{Pool, Precision};
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::init::Init;
 use wootz_model::load::{self, LoadOptions};
@@ -27,46 +28,23 @@ use wootz_train::data::hellaswag;
 use wootz_train::fit::{DtypeName, End, Run};
 use wootz_train::optimizer::Optimizer;
 use wootz_train::pretrain::{Inputs, Settings};
-use wootz_train::progress::{Progress, Style};
-use wootz_train::run::checkpoint::{Check, Store};
-use wootz_train::run::{Folder, IfTaken, dated_name};
+use wootz_train::progress::Progress;
+use wootz_train::run::Folder;
 
 /// Pretrain a model, or go on with one: without arguments, a small one on the built-in stories, in about a minute
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-    /// Settings from a file, such as the config.toml of another run; flags win
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Go on with the run of this folder, from its newest whole checkpoint
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "name"])]
-    resume: Option<PathBuf>,
-    /// The run's name [default: the date and the model]
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// The folder of runs
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    runs: PathBuf,
-    /// Refuse to begin if it takes more memory than this many MiB [default: what is free]
-    #[arg(long, value_name = "MIB")]
-    memory: Option<usize>,
-    /// Threads; they change no bit [default: one a physical core]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// One line a step instead of a progress bar
-    #[arg(long)]
-    plain: bool,
-    /// Print the result as one JSON object, and no samples
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
-    let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
+    let threads = args.run.threads();
     let begun = Instant::now();
-    let mut run = match &args.resume {
+    let mut run = match &args.run.resume {
         Some(path) => resume(&args, path, threads)?,
         None => begin(&args, threads)?,
     };
@@ -75,7 +53,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
     let Screen { progress, last_val, last_step, .. } = screen;
     progress.finish();
     let end = end?;
-    if args.json {
+    if args.run.json {
         let result = json!({
             "run": run.run.folder().path().display().to_string(),
             "complete": end == End::Complete,
@@ -101,14 +79,14 @@ struct Ready {
 }
 
 fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
-    let settings = args.settings.resolve(args.config.as_deref())?;
+    let settings = args.settings.resolve(args.run.config.as_deref())?;
     settings.check()?;
     let source = Source::find(&settings)?;
     let corpus = read_data(&settings, &source, threads)?;
     let (architecture, config) = source.config(&settings, corpus.tokenizer.as_deref())?;
     check_vocabulary(&config, corpus.tokenizer.as_deref())?;
     check_context(&config, &settings)?;
-    check_memory(&config, &settings, threads, args.memory)?;
+    check_memory(&config, &settings, threads, args.run.memory)?;
     let model = match source {
         Source::File { path, .. } => load_model(&path, threads)?,
         Source::Preset(_) => {
@@ -121,44 +99,23 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
     };
     let tokenizer = corpus.tokenizer.clone();
     let inputs = inputs(settings.clone(), model, corpus)?;
-    let run = inputs.begin(|| match &args.name {
-        Some(name) => Folder::create(&args.runs, name, IfTaken::Refuse),
-        None => {
-            let short =
-                Path::new(&settings.model).file_stem().map_or("model".into(), |s| s.to_string_lossy());
-            Folder::create(&args.runs, &dated_name(&short), IfTaken::Number)
-        }
-    })?;
+    let run = inputs.begin(|| args.run.make_folder(&settings.model, ""))?;
     Ok(Ready { run, settings, tokenizer })
 }
 
 fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
     let folder = Folder::open(path)?;
-    let old: Settings = folder.read_config()?;
+    let old: Settings = folder
+        .read_config()
+        .with_context(|| format!("{}: expected a run of `wootz train`", path.display()))?;
     let settings = args.settings.change(&old)?;
-    let latest = Store::at(folder.checkpoints()).latest(Check::Hashes)?;
-    for skipped in &latest.skipped {
-        eprintln!("{skipped}");
-    }
-    let Some(checkpoint) = latest.found else {
-        bail!(
-            "{0}: there is no whole checkpoint to go on from; begin again with --config {0}/config.toml",
-            path.display()
-        )
-    };
-    if checkpoint.step() >= settings.learning.steps {
-        bail!(
-            "{}: all {} steps are done; give --steps with a larger number to go on",
-            path.display(),
-            checkpoint.step()
-        );
-    }
+    let checkpoint = checkpoint(path, &folder, settings.learning.steps)?;
     let model = load_model(&checkpoint.path, threads)?;
     // The run's own tokenizer: one that was learnt from the texts is not learnt again.
     let tokenizer = load::tokenizer(&checkpoint.path).ok().map(Arc::new);
     let source = Source::File { path: checkpoint.path.clone(), tokenizer };
     let corpus = read_data(&settings, &source, threads)?;
-    check_memory(model.config(), &settings, threads, args.memory)?;
+    check_memory(model.config(), &settings, threads, args.run.memory)?;
     let tokenizer = corpus.tokenizer.clone();
     let run = inputs(settings.clone(), model, corpus)?.resume(folder, &checkpoint)?;
     Ok(Ready { run, settings, tokenizer })
@@ -338,9 +295,8 @@ fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
         settings.tokens_per_step(),
         settings.learning.steps
     );
-    let style = if args.plain { Style::Lines(Default::default()) } else { Style::Auto };
     Screen {
-        progress: Progress::new(settings.learning.steps, run.step(), style),
+        progress: Progress::new(settings.learning.steps, run.step(), args.run.style()),
         listener: Listener::new(),
         tokenizer: tokenizer.clone(),
         seed: settings.learning.seed,
@@ -348,7 +304,7 @@ fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
         flops: TokenFlops::new(config, settings.seq).training(),
         peak: (peak > 0.0).then_some(peak),
         prompt: tokenizer.as_deref().map(beginning).unwrap_or_default(),
-        samples: if args.json { Samples::LeftOut } else { Samples::Shown },
+        samples: if args.run.json { Samples::LeftOut } else { Samples::Shown },
         last_val: None,
         last_step: None,
     }
