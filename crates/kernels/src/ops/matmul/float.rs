@@ -72,7 +72,13 @@ fn f32_tiles<I: Isa, L: FloatLayout>(
     macro_rules! tile {
         ($row:expr, $rows:literal) => {{
             let rows: [*const f32; $rows] = std::array::from_fn(|r| x.f32_row(operand, $row + r).as_ptr());
-            let mut acc: [I::F; $rows] = std::array::from_fn(|r| out.sums(isa, $row + r, range.start));
+            // A loop: a closure would be compiled without the instruction set, and so keep the sums in memory.
+            let mut acc = [isa.zero(); $rows];
+            if out.has_sums(range.start) {
+                for r in 0..$rows {
+                    acc[r] = out.load(isa, $row + r);
+                }
+            }
             for i in 0..range.len() {
                 if $row == 0 {
                     isa.prefetch(panel.wrapping_add((offset + i) * L::BYTES / L::SPAN + AHEAD));
@@ -109,7 +115,13 @@ fn bf16_tiles<I: Isa>(
     macro_rules! tile {
         ($row:expr, $rows:literal) => {{
             let rows: [*const u32; $rows] = std::array::from_fn(|r| x.bf16_row($row + r).as_ptr().cast());
-            let mut acc: [I::F; $rows] = std::array::from_fn(|r| out.sums(isa, $row + r, range.start));
+            // A loop: a closure would be compiled without the instruction set, and so keep the sums in memory.
+            let mut acc = [isa.zero(); $rows];
+            if out.has_sums(range.start) {
+                for r in 0..$rows {
+                    acc[r] = out.load(isa, $row + r);
+                }
+            }
             for pair in pairs.clone() {
                 if $row == 0 {
                     let at = panel.wrapping_add((pair - pairs.start + offset / 2) * 4 * LANES + AHEAD);

@@ -163,11 +163,14 @@ impl Out<'_> {
     /// The sums of a tile's rows so far.
     #[inline(always)]
     fn load<I: Isa, const ROWS: usize>(&self, isa: I, row: usize) -> [I::F; ROWS] {
-        if self.fresh {
-            return [isa.zero(); ROWS];
+        let mut sums = [isa.zero(); ROWS];
+        if !self.fresh {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: these columns of dx belong to this task alone.
+                *sums = isa.load_slice(unsafe { self.dx.get(self.columns(row + r)) }, 0.0);
+            }
         }
-        // SAFETY: these columns of dx belong to this task alone.
-        std::array::from_fn(|r| isa.load_slice(unsafe { self.dx.get(self.columns(row + r)) }, 0.0))
+        sums
     }
 
     #[inline(always)]

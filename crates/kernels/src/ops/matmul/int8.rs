@@ -232,7 +232,12 @@ unsafe fn tile<I: Isa, L: IntLayout, const MR: usize, const ASK: bool>(
             }
         }
     });
-    let mut acc: [I::F; MR] = from_fn(|r| out.sums(isa, row + r, steps.start));
+    let mut acc = [isa.zero(); MR];
+    if out.has_sums(steps.start) {
+        for r in 0..MR {
+            acc[r] = out.load(isa, row + r);
+        }
+    }
     let mut block = panel;
     let mut rest = steps.len();
     while rest > 0 {

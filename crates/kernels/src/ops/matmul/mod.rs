@@ -138,12 +138,15 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    /// The sums of row `row` before value `start` of k.
+    /// Whether sums that go on with value `start` of k are in y already.
     #[inline(always)]
-    fn sums<I: Isa>(&self, isa: I, row: usize, start: usize) -> I::F {
-        if start == 0 && self.write == Write::Set {
-            return isa.zero();
-        }
+    fn has_sums(&self, start: usize) -> bool {
+        start > 0 || self.write == Write::Add
+    }
+
+    /// The sums of row `row` so far.
+    #[inline(always)]
+    fn load<I: Isa>(&self, isa: I, row: usize) -> I::F {
         let at = row * self.n + self.first;
         // SAFETY: these columns of y belong to this task alone.
         isa.load_slice(unsafe { self.y.get(at..at + self.lanes) }, 0.0)
