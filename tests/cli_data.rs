@@ -178,13 +178,10 @@ fn recipes_run_and_say_what_is_missing() {
     assert!(good && said.contains("tiny_shakespeare_val_000000.bin") && said.contains("|Once|"), "{said}");
     let (good, said) = recipe("tinystories.sh", &[&text, &text, &stories]);
     assert!(good && said.contains("stories_train_000001.bin") && said.contains("|Once|"), "{said}");
-    let mut runs = 0;
-    for script in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/runs")).unwrap() {
-        let (good, said) = recipe(script.unwrap().file_name().to_str().unwrap(), &["gone.txt"]);
+    for script in ["tinyshakespeare.sh", "tinystories.sh"] {
+        let (good, said) = recipe(script, &["gone.txt"]);
         assert!(!good && said.contains("gone.txt"), "{said}");
-        runs += 1;
     }
-    assert!(runs >= 2);
 }
 
 #[test]
