@@ -49,8 +49,24 @@ fn a_resumed_run_equals_one_that_was_not_interrupted() {
     let adapter = &["adapter_model.safetensors", "optimizer.safetensors"][..];
     let weights = &["model.safetensors", "optimizer.safetensors"][..];
     let [float, quantised] = models();
+    // One to go on with, whose file says what is left out of it.
+    let first = [
+        "sft",
+        text(&float),
+        "--data",
+        text(&data),
+        "--steps",
+        "2",
+        "--name",
+        "first",
+        "--lora-dropout",
+        "0.3",
+    ];
+    done(&folder, &first);
+    let given = folder.path("runs/first");
     for (i, (model, more, files)) in [
         (&float, &["--lora-dropout", "0.2", "--dtype", "bf16"][..], adapter),
+        (&float, &["--adapter", text(&given)][..], adapter),
         (&quantised, &["--lora-targets", "q,v", "--recompute", "block", "--batch-tokens", "64"][..], adapter),
         (&float, &["--full", "--by-length", "16"][..], weights),
     ]
@@ -78,6 +94,9 @@ fn a_resumed_run_equals_one_that_was_not_interrupted() {
         let rows = metrics(&whole);
         let losses: Vec<f64> = rows.iter().filter_map(|row| row["val_loss"].as_f64()).collect();
         assert!(losses.last() < losses.first(), "{model:?} {more:?}: {losses:?}");
+        let config = std::fs::read_to_string(whole.join("config.toml")).expect("settings");
+        let dropout = if more.contains(&"--adapter") { "lora-dropout = 0.3" } else { "lora-dropout" };
+        assert!(config.contains(dropout), "{more:?}: {config}");
     }
 }
 
@@ -212,7 +231,7 @@ fn bad_input_gets_a_message() {
     assert!(fails(&[model, "--data", "nowhere.jsonl"]).contains("nowhere.jsonl"));
     assert!(with(&["--lora-targets", "x"]).contains("--lora-targets x: expected `all`"));
     assert!(with(&["--lora-rank", "0"]).contains("a rank of 0"));
-    assert!(with(&["--lora-dropout", "1"]).contains("a dropout of 1"));
+    assert!(with(&["--lora-dropout", "1"]).contains("--lora-dropout 1: expected a share"));
     assert!(with(&["--batch", "0"]).contains("--batch 0"));
     assert!(with(&["--batch-tokens", "3"]).contains('3'));
     assert!(with(&["--val-share", "1"]).contains("--val-share 1"));

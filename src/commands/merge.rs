@@ -171,6 +171,7 @@ impl Task<'_> {
             &self.config,
             &self.adapters,
             self.existing(),
+            &Pool::new(self.threads),
         )?;
         Ok(Written {
             model: out.clone(),

@@ -1,5 +1,4 @@
 //! What tests of runs have in common: folders, the program, and what a run leaves behind.
-#![allow(dead_code)] // each test takes some of it
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

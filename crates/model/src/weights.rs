@@ -261,13 +261,13 @@ impl Weights {
         }
     }
 
-    /// Brings the matrices at the places that `which` says yes to into another floating-point type: rounded where that
-    /// has fewer bits. Positions stay in f32, for nothing is multiplied with them.
-    pub fn convert(&mut self, pool: &Pool, dtype: DType, which: impl Fn(Place) -> bool) {
+    /// Brings the matrices that `which` says yes to, by place and type, into another floating-point type: rounded where
+    /// that has fewer bits. Positions stay in f32, for nothing is multiplied with them.
+    pub fn convert(&mut self, pool: &Pool, dtype: DType, which: impl Fn(Place, DType) -> bool) {
         let mut values = Vec::new();
         for (id, parameter) in self.parameters_mut() {
             let Parameter::Matrix(matrix) = parameter else { continue };
-            if !which(id.place) {
+            if !which(id.place, matrix.dtype()) {
                 continue;
             }
             let dtype = if id.place == Place::PosEmbed { DType::F32 } else { dtype };

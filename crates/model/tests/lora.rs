@@ -271,7 +271,7 @@ fn training_has_the_bits_of_generation() {
         for dtype in [DType::F32, DType::BF16] {
             let mut model = model(name, 2, &[Part::Q, Part::V, Part::Down], 0.3);
             let (weights, pool) = model.weights_mut();
-            weights.convert(pool, dtype, |_| true);
+            weights.convert(pool, dtype, |_, _| true);
             let all = Training::new(Recompute::None, CacheType::F32).logits(&model, &data.batch()).unwrap();
             let mut cache = model.new_cache(64, CacheType::F32);
             let mut scratch = Scratch::default();

@@ -100,7 +100,7 @@ fn parity_of_ten_lora_steps() {
             let init = read(&model, &lora.join("init"));
             model.put_on(init).unwrap();
             let (weights, pool) = model.weights_mut();
-            weights.convert(pool, dtype, |_| true);
+            weights.convert(pool, dtype, |_, _| true);
             let format = if dtype == DType::F16 { Format::F16 } else { Format::F32 };
             let betas = [number(&settings["betas"][0]), number(&settings["betas"][1])];
             let mut trainer = trainer(model, format, recompute, Some(number(&settings["clip"])), betas);
@@ -159,7 +159,7 @@ fn quantised_weights_stay_quantised_and_pass_gradients_on() {
             let before = model.weight_bytes();
             if decoded {
                 let (weights, pool) = model.weights_mut();
-                weights.convert(pool, DType::F32, |_| true);
+                weights.convert(pool, DType::F32, |_, _| true);
             }
             let options = LoraOptions {
                 rank: 4,

@@ -111,7 +111,7 @@ fn the_plan_of_an_adapter_is_what_is_taken() {
         let init = Init::default();
         let mut weights =
             Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
-        weights.convert(&pool, dtype, |_| true);
+        weights.convert(&pool, dtype, |_, _| true);
         let mut model = Model::from_weights(architecture, config, weights, pool);
         let options = LoraOptions {
             rank: 16,

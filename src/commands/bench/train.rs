@@ -239,14 +239,19 @@ fn model(name: &str, threads: usize, dtype: FormatArg, frozen: bool) -> Result<M
         let path = crate::model_arg::resolve(Some(name))?;
         let exact = !frozen || dtype == FormatArg::F32;
         let precision = if exact { Precision::F32 } else { Precision::Native };
-        return Ok(Model::load(&path, &LoadOptions { precision, threads })?);
+        let mut model = Model::load(&path, &LoadOptions { precision, threads })?;
+        if !exact {
+            let (weights, pool) = model.weights_mut();
+            weights.convert(pool, dtype.format().dtype(), |_, of| of.block_len() == 1);
+        }
+        return Ok(model);
     };
     let (architecture, config) = preset.config(&Overrides::default())?;
     let pool = Pool::new(threads);
     let init = Init::default();
     let mut weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
     if frozen {
-        weights.convert(&pool, dtype.format().dtype(), |_| true);
+        weights.convert(&pool, dtype.format().dtype(), |_, _| true);
     }
     Ok(Model::from_weights(architecture, config, weights, pool))
 }

@@ -19,7 +19,7 @@ use wootz_kernels::Pool;
 
 use super::config::MAX_RANK;
 use super::modules::{Change, Module, is_power_of_two, modules};
-use super::{Base, Scales, WriteOptions, decode};
+use super::{Base, Scales, WriteOptions, decode_shaped};
 use crate::error::{Context, Result, fail};
 use crate::lora::{Adapter, Scaling};
 use crate::save::encode;
@@ -126,19 +126,9 @@ fn change(module: &Module, pair: &[Option<TensorView>; 2], alpha: f32) -> Result
     if !(1..=MAX_RANK).contains(&rank) {
         fail!("tensor `{}`: expected a rank from 1 to {MAX_RANK}, found {rank}", a.name)
     }
-    let values = |tensor: &TensorView, shape: [usize; 2], expected: &str| {
-        if tensor.shape != shape {
-            fail!(
-                "tensor `{}`: expected {shape:?} ({expected}), found {:?}; is this an adapter of another base?",
-                tensor.name,
-                tensor.shape
-            )
-        }
-        decode(tensor)
-    };
     Ok(Change {
-        a: values(a, [rank, module.inputs], "rank, inputs")?,
-        b: values(b, [module.outputs, rank], "outputs, rank")?,
+        a: decode_shaped(a, [rank, module.inputs], "rank, inputs")?,
+        b: decode_shaped(b, [module.outputs, rank], "outputs, rank")?,
         rank,
         alpha: if alpha == 0.0 { rank as f32 } else { alpha },
         scaling: Scaling::Rank,

@@ -103,6 +103,18 @@ pub fn is_adapter(path: &Path) -> bool {
     Checkpoint::open(path).is_ok_and(|checkpoint| gguf::is_adapter(&checkpoint))
 }
 
+/// A tensor's values, where its shape is what the base asks for; `expected` says what its dimensions are.
+fn decode_shaped(tensor: &TensorView, shape: [usize; 2], expected: &str) -> Result<Vec<f32>> {
+    if tensor.shape != shape {
+        fail!(
+            "tensor `{}`: expected {shape:?} ({expected}), found {:?}; is this an adapter of another base?",
+            tensor.name,
+            tensor.shape
+        )
+    }
+    decode(tensor)
+}
+
 /// A tensor's values; they are finite.
 fn decode(tensor: &TensorView) -> Result<Vec<f32>> {
     if !DType::weights().any(|dtype| dtype == tensor.dtype) {

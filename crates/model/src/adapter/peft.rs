@@ -22,7 +22,7 @@ use wootz_kernels::Pool;
 
 use super::config::{Config, MAX_RANK};
 use super::modules::{Change, Module, modules};
-use super::{Base, Scales, WriteOptions, decode};
+use super::{Base, Scales, WriteOptions, decode, decode_shaped};
 use crate::arch::Architecture;
 use crate::config::{DecoderConfig, Head};
 use crate::error::{Context, Result, fail};
@@ -191,19 +191,9 @@ impl Reader<'_> {
                 a.shape
             )
         }
-        let values = |tensor: &TensorView, shape: [usize; 2], expected: &str| {
-            if tensor.shape != shape {
-                fail!(
-                    "tensor `{}`: expected {shape:?} ({expected}), found {:?}; is this an adapter of another base?",
-                    tensor.name,
-                    tensor.shape
-                )
-            }
-            decode(tensor)
-        };
         Ok(Change {
-            a: values(a, [rank, module.inputs], "rank, inputs")?,
-            b: values(b, [module.outputs, rank], "outputs, rank")?,
+            a: decode_shaped(a, [rank, module.inputs], "rank, inputs")?,
+            b: decode_shaped(b, [module.outputs, rank], "outputs, rank")?,
             rank,
             alpha: self.config.alpha(name)?,
             scaling: self.config.scaling,

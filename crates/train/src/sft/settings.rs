@@ -111,6 +111,9 @@ impl Settings {
         if self.batch == 0 || self.accumulate == 0 {
             fail!("--batch {} --accumulate {}: expected at least 1", self.batch, self.accumulate);
         }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            fail!("--lora-dropout {}: expected a share from 0 to below 1", self.lora_dropout);
+        }
         self.learning.check()?;
         self.meanwhile.check()
     }
