@@ -1,8 +1,10 @@
 //! `wootz sft`, end to end: an adapter is learnt, saved, resumed and used; all weights are; what it says of bad input.
 
 mod common;
+mod runs;
 
-use common::{Folder, command, done, error, fixtures, metrics, output, text};
+use common::{Folder, command, done, error, fixtures, output, text};
+use runs::metrics;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod quantize;
 mod settings;
 pub mod sft;
+mod staged;
 pub mod tokenizer;
 pub mod train;
 mod watch;
