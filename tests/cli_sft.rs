@@ -70,6 +70,7 @@ fn a_resumed_run_equals_one_that_was_not_interrupted() {
         (&float, &["--lora-dropout", "0.2", "--dtype", "bf16"][..], adapter),
         (&float, &["--adapter", text(&given)][..], adapter),
         (&quantised, &["--lora-targets", "q,v", "--recompute", "block", "--batch-tokens", "64"][..], adapter),
+        (&quantised, &["--dora", "--lora-targets", "attention"][..], adapter),
         (&float, &["--full", "--by-length", "16"][..], weights),
     ]
     .into_iter()
@@ -234,6 +235,10 @@ fn bad_input_gets_a_message() {
     assert!(with(&["--lora-targets", "x"]).contains("--lora-targets x: expected `all`"));
     assert!(with(&["--lora-rank", "0"]).contains("a rank of 0"));
     assert!(with(&["--lora-dropout", "1"]).contains("--lora-dropout 1: expected a share"));
+    let fused = fixtures().join("gpt2-micro");
+    let fused =
+        fails(&[text(&fused), "--data", text(&data), "--steps", "1", "--dora", "--lora-targets", "q,v"]);
+    assert!(fused.contains("c_attn") && fused.contains("DoRA"), "{fused}");
     assert!(with(&["--batch", "0"]).contains("--batch 0"));
     assert!(with(&["--batch-tokens", "3"]).contains('3'));
     assert!(with(&["--val-share", "1"]).contains("--val-share 1"));

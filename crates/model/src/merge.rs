@@ -1,4 +1,4 @@
-//! Adapters merged into their base: `w + s b a`, in f32.
+//! Adapters merged into their base: `w + s b a`, in f32, its rows at the lengths that are learnt where they are (DoRA).
 //!
 //! [`Merged`] gives the parameters of the merged model one at a time, to be saved in any format. [`requantise`] writes a
 //! GGUF base anew, with the changed matrices encoded again in the types that they had and everything else as it was.
@@ -34,6 +34,7 @@ impl<'a> Merged<'a> {
     /// # Errors
     /// An adapter of another base.
     pub fn new(config: &DecoderConfig, base: &'a dyn Tensors, adapters: &'a [Adapter]) -> Result<Self> {
+        adapter::check_together(adapters.iter())?;
         for adapter in adapters {
             adapter::check(config, adapter)?;
         }
@@ -85,7 +86,7 @@ impl<'a> Change<'a> {
         Change { lora, scale: lora.scale() * strength, a: adapter::values(&lora.a) }
     }
 
-    /// `out += s b[row] a`.
+    /// `out += s b[row] a`, and then its length is set, if that is learnt.
     fn add(&self, row: usize, out: &mut [f32]) {
         let (mut b, mut sum) = (vec![0.0; self.lora.rank()], vec![0.0; out.len()]);
         self.lora.b.decode_row(row, &mut b);
@@ -93,6 +94,11 @@ impl<'a> Change<'a> {
             sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
         }
         out.iter_mut().zip(&sum).for_each(|(out, sum)| *out += self.scale * sum);
+        if let Some(magnitude) = &self.lora.magnitude {
+            let length = out.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let gain = if length > 0.0 { magnitude.m[row] / length } else { 0.0 };
+            out.iter_mut().for_each(|out| *out *= gain);
+        }
     }
 }
 
@@ -115,6 +121,7 @@ pub fn requantise(
         fail!("{}: expected a GGUF model, found {}", checkpoint.path().display(), checkpoint.format())
     };
     existing.check(path)?;
+    adapter::check_together(adapters.iter())?;
     for adapter in adapters {
         adapter::check(config, adapter)?;
         if let Some((id, _)) = adapter.saved.first() {

@@ -229,6 +229,7 @@ fn blocks_of_many_scales_are_rounded_again() {
             alpha: 2.0,
             scaling: wootz_model::lora::Scaling::Rank,
             targets: vec![Part::Q, Part::Down],
+            magnitudes: false,
             dropout: 0.0,
             seed: 1,
         };

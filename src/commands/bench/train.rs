@@ -125,6 +125,7 @@ fn bench(args: &TrainBenchArgs, adapter: Option<&SftBenchArgs>) -> Result<()> {
                 alpha: 32.0,
                 scaling: Scaling::Rank,
                 targets: targets(&args.lora_targets, &model.projections())?,
+                magnitudes: false,
                 dropout: 0.0,
                 seed: 1,
             };
@@ -249,10 +250,10 @@ fn model(name: &str, threads: usize, dtype: FormatArg, frozen: bool) -> Result<M
     let (architecture, config) = preset.config(&Overrides::default())?;
     let pool = Pool::new(threads);
     let init = Init::default();
-    let mut weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
-    if frozen {
-        weights.convert(&pool, dtype.format().dtype(), |_, _| true);
-    }
+    // What is trained has masters in f32.
+    let dtype = if frozen { dtype.format().dtype() } else { DType::F32 };
+    let weights =
+        Weights::generate(&config, &pool, dtype, |id, first, out| init.fill(&config, id, first, out));
     Ok(Model::from_weights(architecture, config, weights, pool))
 }
 

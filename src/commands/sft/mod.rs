@@ -132,6 +132,8 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
             }
         };
         model.put_on(adapter)?;
+        let base = Base { architecture: model.architecture(), config: model.config() };
+        model.adapters().first().map_or(Ok(()), |adapter| adapter::check_writable(&base, adapter))?;
     }
     check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
     let make_folder = || args.run.make_folder(&name, "-sft");

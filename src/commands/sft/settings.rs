@@ -83,8 +83,11 @@ pub struct SettingsArgs {
     /// Scale by alpha / sqrt(rank): "rsLoRA"
     #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "What learns")]
     rslora: Option<bool>,
+    /// Learn the lengths of weights beside their directions: "DoRA"
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "What learns")]
+    dora: Option<bool>,
     /// Go on with this adapter instead of a new one
-    #[arg(long, value_name = "A", conflicts_with_all = ["full", "lora_rank", "lora_alpha", "lora_targets", "rslora"], help_heading = "What learns")]
+    #[arg(long, value_name = "A", conflicts_with_all = ["full", "lora_rank", "lora_alpha", "lora_targets", "rslora", "dora"], help_heading = "What learns")]
     adapter: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -149,6 +152,7 @@ impl SettingsArgs {
             lora_targets: said!(lora_targets).unwrap_or_else(|| vec!["all".to_owned()]),
             lora_dropout: said!(lora_dropout).unwrap_or(0.0),
             rslora: said!(rslora).unwrap_or(false),
+            dora: said!(dora).unwrap_or(false),
             adapter: said!(adapter),
             learning: flags.learning.resolve(&file.learning, steps.unwrap_or(u64::MAX), &usual),
             meanwhile: flags.meanwhile.resolve(&file.meanwhile, &often),

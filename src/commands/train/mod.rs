@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use wootz_kernels::peak::Peaks;
-use wootz_kernels::{Pool, Precision};
+use wootz_kernels::{DType, Pool, Precision};
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::init::Init;
 use wootz_model::load::{self, LoadOptions};
@@ -80,8 +80,9 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
         Source::Preset(_) => {
             let pool = Pool::new(threads);
             let init = Init { seed: settings.learning.seed, std: settings.init_std };
-            let weights =
-                Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+            let weights = Weights::generate(&config, &pool, DType::F32, |id, first, out| {
+                init.fill(&config, id, first, out)
+            });
             Model::from_weights(architecture, config, weights, pool)
         }
     };

@@ -132,6 +132,7 @@ fn change(module: &Module, pair: &[Option<TensorView>; 2], alpha: f32) -> Result
         rank,
         alpha: if alpha == 0.0 { rank as f32 } else { alpha },
         scaling: Scaling::Rank,
+        magnitude: None,
         blocks: None,
         scales: Scales::Kept,
     })
@@ -145,10 +146,15 @@ pub(super) fn write(path: &Path, base: &Base, adapter: &Adapter, options: &Write
             "the adapter replaces `{id}` (modules_to_save), which a GGUF adapter cannot; merge it with its base instead"
         )
     }
+    if adapter.has_magnitudes() {
+        fail!(
+            "the adapter gives weights a length (DoRA), for which GGUF adapters have no place; merge it with its base instead"
+        )
+    }
     let architecture = base.architecture.gguf_head(base.config)?.architecture;
     let mut changes = Vec::new();
     for module in modules(base.architecture, base.config, Format::Gguf)? {
-        if let Some(change) = module.join(adapter) {
+        if let Some(change) = module.join(adapter)? {
             changes.push((module, change));
         }
     }
