@@ -3,7 +3,7 @@
 //! The sizes are those of the buffers in [`crate::training`] and [`crate::gradients`], added up from the configuration.
 //! A test compares the sum with what is allocated.
 
-use crate::config::{DecoderConfig, Mlp, NormPlacement, QkNorm};
+use crate::config::{DecoderConfig, Mlp, NormPlacement};
 use crate::lora::{Adapter, Lora};
 use crate::names::{Part, Place, canonical};
 use crate::training::{Recompute, head_rows, stretch};
@@ -113,7 +113,6 @@ struct Sizes {
     heads: usize,
     gated: bool,
     sandwich: bool,
-    qk_norm: bool,
 }
 
 impl Sizes {
@@ -128,16 +127,14 @@ impl Sizes {
             heads: rows * config.n_heads,
             gated: config.mlp != Mlp::Gelu,
             sandwich: config.placement == NormPlacement::Sandwich,
-            qk_norm: config.qk_norm == QkNorm::PerHead,
         }
     }
 
     /// What is kept of the blocks from number `first` on.
     fn activations(&self, config: &DecoderConfig, shape: &Shape, first: usize) -> usize {
-        let raw = if self.qk_norm { self.q + self.kv } else { 0 };
         let before_norms = if self.sandwich { 2 * self.stream } else { 0 };
         let hidden = if self.gated { 2 * self.hidden } else { self.hidden };
-        let block = 2 * self.stream + raw + 2 * self.q + 2 * self.kv + self.heads + before_norms + hidden;
+        let block = 2 * self.stream + 2 * self.q + 2 * self.kv + self.heads + before_norms + hidden;
         let layers = config.n_layers();
         let stretch = stretch(shape.recompute, layers);
         4 * match shape.recompute {
@@ -236,7 +233,8 @@ impl Sizes {
         let sandwich = if self.sandwich { stream } else { 0 };
         // The stream and its gradient, normed rows of blocks and head with gradients, a block's output.
         let streams = 7 * stream + sandwich;
-        let deltas = 2 * q + 2 * kv + 2 * hidden + gated;
+        // Queries and keys once more, as attention takes them.
+        let deltas = 3 * q + 3 * kv + 2 * hidden + gated;
         let longest = shape.lengths.first().copied().unwrap_or(0);
         let attention = Attention { heads: config.n_heads, scale: 1.0, window: None };
         let scratch = attention.backward_scratch(shape.threads, config.n_kv_heads, config.head_dim, longest);

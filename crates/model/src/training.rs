@@ -80,7 +80,7 @@ pub type Weight<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
 /// Rows whose logits are in memory at a time, at the most.
 const HEAD_ROWS: usize = 256;
 /// Bytes of logits in memory at a time, unless that is less than 32 rows.
-const HEAD_BYTES: usize = 128 << 20;
+const HEAD_BYTES: usize = 64 << 20;
 
 /// The buffers of training.
 pub struct Training {

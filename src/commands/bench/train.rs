@@ -1,5 +1,6 @@
 //! `wootz bench train` and `wootz bench sft`: the time of a training step, and where it goes.
 
+use crate::commands::flags::parse_name;
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::time::Instant;
@@ -19,7 +20,8 @@ use wootz_model::load::LoadOptions;
 use wootz_model::lora::{Adapter, LoraOptions, Scaling};
 use wootz_model::presets::{Overrides, preset};
 use wootz_model::weights::Weights;
-use wootz_model::{Batch, DecoderConfig, Model, Recompute};
+use wootz_model::{Batch, DecoderConfig, Model};
+use wootz_train::fit::RecomputeName;
 use wootz_train::optimizer::{Adam, Decay, Options, Rule};
 use wootz_train::sft::targets;
 use wootz_train::trainer::{Format, Trained, Trainer};
@@ -39,6 +41,9 @@ pub struct TrainBenchArgs {
     /// What products multiply
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     dtype: FormatArg,
+    /// What is computed again in backward: `none`, `block`, or `all`
+    #[arg(long, value_name = "WHAT", default_value = "none", value_parser = parse_name::<RecomputeName>)]
+    recompute: RecomputeName,
     /// Steps that are timed; the median is reported, and the best. One more comes before them
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     steps: u32,
@@ -64,6 +69,9 @@ pub struct SftBenchArgs {
     /// The projections that it changes, as `wootz sft` takes them
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "q,v")]
     lora_targets: Vec<String>,
+    /// Learn the lengths of weights too
+    #[arg(long)]
+    dora: bool,
 }
 
 /// Runs `wootz bench sft`.
@@ -125,7 +133,7 @@ fn bench(args: &TrainBenchArgs, adapter: Option<&SftBenchArgs>) -> Result<()> {
                 alpha: 32.0,
                 scaling: Scaling::Rank,
                 targets: targets(&args.lora_targets, &model.projections())?,
-                magnitudes: false,
+                magnitudes: args.dora,
                 dropout: 0.0,
                 seed: 1,
             };
@@ -134,7 +142,7 @@ fn bench(args: &TrainBenchArgs, adapter: Option<&SftBenchArgs>) -> Result<()> {
             Trained::Adapter { beside: Vec::new() }
         }
     };
-    let mut trainer = Trainer::new(model, options, format, Recompute::None, Some(1.0), trained);
+    let mut trainer = Trainer::new(model, options, format, args.recompute.policy(), Some(1.0), trained);
     let mut rng = Rng::new(1, 0);
     let mut random = || (rng.next() % config.vocab_size as u64) as u32;
     let tokens: Vec<u32> = (0..batch * seq).map(|_| random()).collect();

@@ -39,27 +39,13 @@ impl Block<'_> {
 
         let [q, k, v] = self.qkv();
         self.show(&[Part::Q, Part::K, Part::V], &w.normed, config.dim);
-        match &layer.qk_norm {
-            None => net.linear(&mut w.products, &w.normed, [(q, &mut a.q), (k, &mut a.k), (v, &mut a.v)]),
-            Some([q_norm, k_norm]) => {
-                let [raw_q, raw_k] = &mut a.raw;
-                net.linear(&mut w.products, &w.normed, [(q, raw_q), (k, raw_k), (v, &mut a.v)]);
-                let [raw_q, raw_k] = &a.raw;
-                for (raw, norm, out) in [(raw_q, q_norm, &mut a.q), (raw_k, k_norm, &mut a.k)] {
-                    out.resize(raw.len(), 0.0);
-                    net.rms_norm().forward(pool, raw, &norm.weight, out);
-                }
-            }
-        }
-        if let Some(angles) = self.angles {
-            rope::forward(pool, angles, &mut a.q, config.n_heads);
-            rope::forward(pool, angles, &mut a.k, config.n_kv_heads);
-        }
+        net.linear(&mut w.products, &w.normed, [(q, &mut a.q), (k, &mut a.k), (v, &mut a.v)]);
+        self.turn(a, &mut w.q, &mut w.k);
 
         let width = config.kv_dim();
         for (cache, span) in caches.iter_mut().zip(spans) {
             let range = span.rows.start * width..span.rows.end * width;
-            cache.append(pool, span.first, &a.k[range.clone()], &a.v[range]);
+            cache.append(pool, span.first, &w.k[range.clone()], &a.v[range]);
         }
         let segments: Vec<Segment> = caches
             .iter()
@@ -74,7 +60,7 @@ impl Block<'_> {
                 Some(a.lse.as_mut_slice())
             }
         };
-        self.attention_op().forward(pool, &mut w.attention, &a.q, &segments, &mut a.attended, lse);
+        self.attention_op().forward(pool, &mut w.attention, &w.q, &segments, &mut a.attended, lse);
 
         self.show(&[Part::O], &a.attended, config.q_dim());
         match &layer.attn_post_norm {
@@ -87,6 +73,24 @@ impl Block<'_> {
                 net.norm(&a.o, norm, &mut w.out);
                 residual::add(pool, x, &w.out);
             }
+        }
+    }
+
+    /// Queries and keys as attention takes them, from those of the projections: with their norms, where they have any, and
+    /// turned by their positions. Backward makes them again, which costs less than to keep both.
+    fn turn(&self, a: &Activations, q: &mut Vec<f32>, k: &mut Vec<f32>) {
+        let (net, config) = (self.network, self.network.config);
+        for (from, out) in [(&a.q, &mut *q), (&a.k, &mut *k)] {
+            out.clear();
+            out.extend_from_slice(from);
+        }
+        if let Some([q_norm, k_norm]) = &self.layer.qk_norm {
+            net.rms_norm().forward(net.pool, &a.q, &q_norm.weight, q);
+            net.rms_norm().forward(net.pool, &a.k, &k_norm.weight, k);
+        }
+        if let Some(angles) = self.angles {
+            rope::forward(net.pool, angles, q, config.n_heads);
+            rope::forward(net.pool, angles, k, config.n_kv_heads);
         }
     }
 
@@ -119,13 +123,14 @@ impl Block<'_> {
         for (d, like) in [(&mut d.q, &a.q), (&mut d.k, &a.k), (&mut d.v, &a.v)] {
             d.resize(like.len(), 0.0);
         }
+        self.turn(a, &mut w.q, &mut w.k);
         let op = self.attention_op();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let scratch = op.backward_scratch(pool.threads(), config.n_kv_heads, config.head_dim, longest);
         if d.attention.len() < scratch {
             d.attention.resize(scratch, 0.0);
         }
-        let saved = Saved { lengths, q: &a.q, k: &a.k, v: &a.v, y: &a.attended, lse: &a.lse };
+        let saved = Saved { lengths, q: &w.q, k: &w.k, v: &a.v, y: &a.attended, lse: &a.lse };
         let out = attention::Gradients { dq: &mut d.q, dk: &mut d.k, dv: &mut d.v };
         op.backward(pool, &mut d.attention, &saved, &d.attended, out);
 
@@ -134,12 +139,11 @@ impl Block<'_> {
             rope::backward(pool, angles, &mut d.k, config.n_kv_heads);
         }
         if let Some([q_norm, k_norm]) = &layer.qk_norm {
-            let [raw_q, raw_k] = &a.raw;
             let norm = net.rms_norm();
             let dw = gradients.get_mut(TensorId::weight(self.place(Part::QNorm)));
-            norm.backward_in_place(pool, raw_q, &q_norm.weight, &mut d.q, dw, &mut d.sums);
+            norm.backward_in_place(pool, &a.q, &q_norm.weight, &mut d.q, dw, &mut d.sums);
             let dw = gradients.get_mut(TensorId::weight(self.place(Part::KNorm)));
-            norm.backward_in_place(pool, raw_k, &k_norm.weight, &mut d.k, dw, &mut d.sums);
+            norm.backward_in_place(pool, &a.k, &k_norm.weight, &mut d.k, dw, &mut d.sums);
         }
 
         net.norm(&a.x, &layer.attn_norm, &mut w.normed);

@@ -85,9 +85,7 @@ pub(crate) struct Block<'a> {
 pub(crate) struct Activations {
     /// The stream as it came in (C). Training only.
     pub x: Vec<f32>,
-    /// Queries and keys before their norms (H·D, G·D), where they have any.
-    pub raw: [Vec<f32>; 2],
-    /// Queries, keys and values as attention takes them (H·D, G·D, G·D).
+    /// Queries, keys and values as the projections give them (H·D, G·D, G·D).
     pub q: Vec<f32>,
     pub k: Vec<f32>,
     pub v: Vec<f32>,
@@ -109,6 +107,9 @@ pub(crate) struct Activations {
 #[derive(Default)]
 pub(crate) struct Workspace {
     pub normed: Vec<f32>,
+    /// Queries and keys as attention takes them (H·D, G·D).
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
     pub out: Vec<f32>,
     pub hidden: Vec<f32>,
     pub products: Products,

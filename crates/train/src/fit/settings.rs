@@ -102,6 +102,17 @@ pub enum RecomputeName {
     All,
 }
 
+impl RecomputeName {
+    /// What it stands for.
+    pub fn policy(self) -> Recompute {
+        match self {
+            RecomputeName::None => Recompute::None,
+            RecomputeName::Block => Recompute::Block,
+            RecomputeName::All => Recompute::All,
+        }
+    }
+}
+
 impl Learning {
     /// What the optimiser needs.
     pub fn options(&self) -> Options {
@@ -142,11 +153,7 @@ impl Learning {
 
     /// What is computed again.
     pub fn recompute(&self) -> Recompute {
-        match self.recompute {
-            RecomputeName::None => Recompute::None,
-            RecomputeName::Block => Recompute::Block,
-            RecomputeName::All => Recompute::All,
-        }
+        self.recompute.policy()
     }
 
     /// The norm that gradients are scaled down to.
