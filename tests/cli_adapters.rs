@@ -203,6 +203,7 @@ fn make_adapter(model: &str, path: &str) {
         alpha: 8.0,
         scaling: Scaling::Rank,
         targets: vec![Part::Q, Part::Down],
+        magnitudes: false,
         dropout: 0.0,
         seed: 1,
     };

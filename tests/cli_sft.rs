@@ -1,8 +1,10 @@
 //! `wootz sft`, end to end: an adapter is learnt, saved, resumed and used; all weights are; what it says of bad input.
 
 mod common;
+mod runs;
 
-use common::{Folder, command, done, error, fixtures, metrics, output, text};
+use common::{Folder, command, done, error, fixtures, output, text};
+use runs::metrics;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -49,9 +51,26 @@ fn a_resumed_run_equals_one_that_was_not_interrupted() {
     let adapter = &["adapter_model.safetensors", "optimizer.safetensors"][..];
     let weights = &["model.safetensors", "optimizer.safetensors"][..];
     let [float, quantised] = models();
+    // One to go on with, whose file says what is left out of it.
+    let first = [
+        "sft",
+        text(&float),
+        "--data",
+        text(&data),
+        "--steps",
+        "2",
+        "--name",
+        "first",
+        "--lora-dropout",
+        "0.3",
+    ];
+    done(&folder, &first);
+    let given = folder.path("runs/first");
     for (i, (model, more, files)) in [
         (&float, &["--lora-dropout", "0.2", "--dtype", "bf16"][..], adapter),
+        (&float, &["--adapter", text(&given)][..], adapter),
         (&quantised, &["--lora-targets", "q,v", "--recompute", "block", "--batch-tokens", "64"][..], adapter),
+        (&quantised, &["--dora", "--lora-targets", "attention"][..], adapter),
         (&float, &["--full", "--by-length", "16"][..], weights),
     ]
     .into_iter()
@@ -78,6 +97,9 @@ fn a_resumed_run_equals_one_that_was_not_interrupted() {
         let rows = metrics(&whole);
         let losses: Vec<f64> = rows.iter().filter_map(|row| row["val_loss"].as_f64()).collect();
         assert!(losses.last() < losses.first(), "{model:?} {more:?}: {losses:?}");
+        let config = std::fs::read_to_string(whole.join("config.toml")).expect("settings");
+        let dropout = if more.contains(&"--adapter") { "lora-dropout = 0.3" } else { "lora-dropout" };
+        assert!(config.contains(dropout), "{more:?}: {config}");
     }
 }
 
@@ -212,7 +234,11 @@ fn bad_input_gets_a_message() {
     assert!(fails(&[model, "--data", "nowhere.jsonl"]).contains("nowhere.jsonl"));
     assert!(with(&["--lora-targets", "x"]).contains("--lora-targets x: expected `all`"));
     assert!(with(&["--lora-rank", "0"]).contains("a rank of 0"));
-    assert!(with(&["--lora-dropout", "1"]).contains("a dropout of 1"));
+    assert!(with(&["--lora-dropout", "1"]).contains("--lora-dropout 1: expected a share"));
+    let fused = fixtures().join("gpt2-micro");
+    let fused =
+        fails(&[text(&fused), "--data", text(&data), "--steps", "1", "--dora", "--lora-targets", "q,v"]);
+    assert!(fused.contains("c_attn") && fused.contains("DoRA"), "{fused}");
     assert!(with(&["--batch", "0"]).contains("--batch 0"));
     assert!(with(&["--batch-tokens", "3"]).contains('3'));
     assert!(with(&["--val-share", "1"]).contains("--val-share 1"));

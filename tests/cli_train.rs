@@ -1,8 +1,10 @@
 //! `wootz train`, end to end: exact resume, kills, llm.c's trace, export, and what it says of bad input.
 
 mod common;
+mod runs;
 
-use common::{Folder, fixtures, metrics, text};
+use common::{Folder, fixtures, text};
+use runs::metrics;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

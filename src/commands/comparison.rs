@@ -52,13 +52,11 @@ pub fn tokens(file: Option<&Path>, tokenizer: Option<&Tokenizer>, vocab: usize) 
     }
 }
 
-/// The numbers, for `--json`.
-pub fn to_json(found: &Comparison) -> Value {
-    json!({
-        "compared_positions": found.positions,
-        "kl_mean": found.mean,
-        "kl_largest": found.largest,
-        "same_top": found.same_top,
-        "logits_largest_difference": found.difference,
-    })
+/// Adds the numbers to what `--json` prints.
+pub fn add(found: &Comparison, result: &mut Value) {
+    result["compared_positions"] = json!(found.positions);
+    result["kl_mean"] = json!(found.mean);
+    result["kl_largest"] = json!(found.largest);
+    result["same_top"] = json!(found.same_top);
+    result["logits_largest_difference"] = json!(found.difference);
 }

@@ -4,18 +4,21 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use wootz_formats::Checkpoint;
-use wootz_kernels::{DType, Pool};
+use wootz_kernels::{DType, Pool, Precision, pool};
 use wootz_model::DecoderConfig;
 use wootz_model::adapter::Base;
 use wootz_model::arch::{Architecture, identify};
+use wootz_model::compare::{Comparison, compare, logits};
 use wootz_model::flops::parameters;
-use wootz_model::load;
+use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::Adapter;
 use wootz_model::merge::Merged;
 use wootz_model::save::{self, CheckpointTensors, Existing, SaveFormat, SaveOptions};
 use wootz_text::Tokenizer;
 
+use super::comparison;
 use super::flags::AdapterArgs;
+use super::staged::Staged;
 
 /// Arguments of `wootz export`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +35,9 @@ pub struct ExportArgs {
     dtype: TypeArg,
     #[command(flatten)]
     adapters: AdapterArgs,
+    /// Do not run what was written beside the original
+    #[arg(long)]
+    no_check: bool,
     /// Replace what is there
     #[arg(long)]
     overwrite: bool,
@@ -83,10 +89,16 @@ pub fn run(args: ExportArgs) -> Result<()> {
         adapters: &adapters,
         tokenizer: tokenizer.as_ref(),
     };
-    model.save(&args.out, format, dtype, if args.overwrite { Existing::Replace } else { Existing::Keep })?;
+    let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
+    // Known before the work begins.
+    existing.check(&main_file(&args.out, format))?;
+    let staged = Staged::new(&args.out, existing)?;
+    model.save(&staged.path(), format, dtype, existing)?;
+    let found = if args.no_check { None } else { Some(model.test(&staged.path(), dtype)?) };
+    staged.publish()?;
     let bytes = size(&args.out).with_context(|| format!("{}: was written", args.out.display()))?;
     if args.json {
-        let result = json!({
+        let mut result = json!({
             "path": args.out.display().to_string(),
             "format": format.name(),
             "dtype": dtype.to_string(),
@@ -94,6 +106,9 @@ pub fn run(args: ExportArgs) -> Result<()> {
             "parameters": parameters(&config),
             "bytes": bytes,
         });
+        if let Some(found) = &found {
+            comparison::add(found, &mut result);
+        }
         println!("{result}");
     } else {
         println!(
@@ -103,8 +118,19 @@ pub fn run(args: ExportArgs) -> Result<()> {
             parameters(&config) as f64 / 1e6,
             bytes as f64 / 1e6
         );
+        if let Some(found) = &found {
+            println!("against the original, {found}");
+        }
     }
     Ok(())
+}
+
+/// The file that says that the whole is there.
+fn main_file(out: &Path, format: SaveFormat) -> PathBuf {
+    match format {
+        SaveFormat::Hf => out.join("config.json"),
+        SaveFormat::Gguf | SaveFormat::LlmC => out.to_owned(),
+    }
 }
 
 /// A model to be written.
@@ -139,6 +165,42 @@ impl Model<'_> {
             existing,
         };
         Ok(save::save(out, self.architecture, merged.config(), &merged, &options)?)
+    }
+
+    /// Runs a few texts through the model and through what was written of it.
+    ///
+    /// # Errors
+    /// They say more different things than rounding to this type explains: something was written wrong.
+    fn test(&self, written: &Path, dtype: DType) -> Result<Comparison> {
+        let options = LoadOptions { precision: Precision::F32, threads: pool::default_threads() };
+        let texts = comparison::tokens(None, self.tokenizer, self.config.vocab_size)?;
+        let mut model = wootz_model::Model::from_checkpoint(self.checkpoint, &options)?;
+        for adapter in self.adapters {
+            model.put_on(adapter.clone())?;
+        }
+        let original = logits(&model, &texts)?;
+        drop(model);
+        let model = wootz_model::Model::load(written, &options).context("what was written cannot be read")?;
+        let found = compare(&original, &logits(&model, &texts)?)?;
+        let most = divergence_of(dtype);
+        if found.mean > most {
+            bail!(
+                "what was written does not say what the model says: {found}. Rounding to {dtype} explains a divergence of at \
+                 most {most:.0e}. Nothing is left of it; try --dtype f32, or --no-check to keep it all the same"
+            );
+        }
+        Ok(found)
+    }
+}
+
+/// The mean divergence in nats that rounding weights to a type may cause: some ten times what it is for trained models, and a
+/// tenth of what any mistake in names, shapes or order makes.
+fn divergence_of(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 1e-2,
+        DType::F16 => 1e-3,
+        // An adapter apart adds its change to the output, and one that was merged to the weights.
+        _ => 1e-6,
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 use wootz_formats::{Checkpoint, write_atomically};
 use wootz_kernels::{DType, Pool, Precision, pool};
 use wootz_model::adapter::{self, AdapterFormat, Base, Scales, WriteOptions};
@@ -171,6 +171,7 @@ impl Task<'_> {
             &self.config,
             &self.adapters,
             self.existing(),
+            &Pool::new(self.threads),
         )?;
         Ok(Written {
             model: out.clone(),
@@ -255,10 +256,8 @@ fn print(args: &MergeArgs, written: &Written, found: Option<&Comparison>) {
             "model": written.model.display().to_string(),
             "adapters": paths,
         });
-        if let (Value::Object(result), Some(found)) = (&mut result, found)
-            && let Value::Object(numbers) = comparison::to_json(found)
-        {
-            result.extend(numbers);
+        if let Some(found) = found {
+            comparison::add(found, &mut result);
         }
         println!("{result}");
         return;

@@ -16,6 +16,7 @@ pub mod pull;
 pub mod quantize;
 mod settings;
 pub mod sft;
+mod staged;
 pub mod tokenizer;
 pub mod train;
 mod watch;

@@ -244,8 +244,7 @@ fn print(
             "quantize_seconds": seconds,
         });
         if let Some(found) = comparison {
-            let all = comparison::to_json(found);
-            all.as_object().into_iter().flatten().for_each(|(key, value)| result[key] = value.clone());
+            comparison::add(found, &mut result);
         }
         println!("{result}");
         return Ok(());

@@ -1,14 +1,16 @@
 //! What a run shows while it goes on: progress on stderr, samples of what the model writes on stdout.
 
 use crate::interrupt::Listener;
+use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_model::generate::{Sampler, SamplerOptions};
 use wootz_model::names::{Kind, TensorId};
 use wootz_model::{Chunk, MAX_CHUNK, Model, Rows, Scratch};
 use wootz_text::{Special, Tokenizer};
 use wootz_train::data::encode::document_token;
-use wootz_train::fit::{StepReport, ValReport, Watch};
+use wootz_train::fit::{End, Run, StepReport, ValReport, Watch};
 use wootz_train::progress::{Progress, Status};
 use wootz_train::run::checkpoint::Saved;
 
@@ -40,6 +42,22 @@ pub struct Screen {
 pub enum Samples {
     Shown,
     LeftOut,
+}
+
+impl Screen {
+    /// What `--json` prints of a run that came to an end, or was stopped.
+    pub fn result(&self, run: &Run, end: End, begun: Instant) -> Value {
+        json!({
+            "run": run.folder().path().display().to_string(),
+            "complete": end == End::Complete,
+            "step": run.step(),
+            "loss": self.last_step.map(|step| step.loss),
+            "val_loss": self.last_val.map(|val| val.loss),
+            "bits_per_byte": self.last_val.and_then(|val| val.bits_per_byte),
+            "tokens_per_second": self.last_step.map(|step| step.tokens_per_second),
+            "train_seconds": begun.elapsed().as_secs_f64(),
+        })
+    }
 }
 
 impl Watch for Screen {

@@ -54,7 +54,8 @@ impl Watch for Show {
         note(&format!("{}: {}, {}", self.name, count(files), size(bytes)));
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(bytes);
-            let template = "{bar:30} {percent} % of {decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left";
+            let template =
+                "{bar:30} {percent} % of {decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }

@@ -1,5 +1,4 @@
-//! What tests of runs have in common: folders, the program, and what a run leaves behind.
-#![allow(dead_code)] // each test takes some of it
+//! What tests of the program have in common: folders, the program, and what it says.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -64,15 +63,4 @@ pub fn error(folder: &Folder, args: &[&str]) -> String {
 
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
-}
-
-/// The numbers of metrics.jsonl that do not depend on the clock.
-pub fn metrics(run: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
-    let line = |line: &str| -> Value {
-        let mut row: Value = serde_json::from_str(line).expect("JSON");
-        row.as_object_mut().expect("an object").remove("tokens_per_second");
-        row
-    };
-    text.lines().map(line).collect()
 }

@@ -21,6 +21,13 @@ pub struct Logits {
     values: Vec<f32>,
 }
 
+impl Logits {
+    /// Logits that were found elsewhere: rows of `vocab` values.
+    pub fn new(vocab: usize, values: Vec<f32>) -> Logits {
+        Logits { vocab, values }
+    }
+}
+
 /// How far a model is from another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
@@ -129,7 +136,7 @@ mod tests {
     use super::*;
 
     fn logits(values: &[f32]) -> Logits {
-        Logits { vocab: 2, values: values.to_vec() }
+        Logits::new(2, values.to_vec())
     }
 
     #[test]

@@ -264,6 +264,7 @@ impl Model {
     /// then.
     pub fn put_on(&mut self, mut adapter: Adapter) -> Result<()> {
         crate::adapter::check(&self.config, &adapter)?;
+        crate::adapter::check_together(self.adapters.iter().chain([&adapter]))?;
         let saved = std::mem::take(&mut adapter.saved);
         let is_parted = saved.iter().any(|(id, _)| matches!(id.place, Place::Embed | Place::Head));
         if is_parted && self.config.head == Head::Tied {
@@ -275,7 +276,21 @@ impl Model {
             self.weights.replace(&self.pool, *id, values);
         }
         self.adapters.push(adapter);
+        self.measure_adapters();
         Ok(())
+    }
+
+    /// Measures again what adapters divide by that give weights a length of their own: after every change of their
+    /// matrices. For others it does nothing.
+    pub fn measure_adapters(&mut self) {
+        for adapter in &mut self.adapters {
+            let strength = adapter.strength;
+            for (place, lora) in adapter.parts.iter_mut().filter(|(_, lora)| lora.magnitude.is_some()) {
+                if let Some(linear) = self.weights.linear(*place) {
+                    lora.measure(&self.pool, &linear.weight, strength);
+                }
+            }
+        }
     }
 
     /// Every parameter: the weights', and behind them those of the first adapter, which is the one that is trained.

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::rng::Rng;
-use wootz_kernels::{Pool, panels};
+use wootz_kernels::{DType, Pool, panels};
 
 /// Largest error of a gradient's element over the largest of its tensor's slopes.
 pub const TOLERANCE: f64 = 2e-5;
@@ -170,7 +170,7 @@ impl Case {
         let parameters =
             tensors.iter().map(|(id, x)| (*id, x.iter().map(|&x| f64::from(x)).collect())).collect();
         let pool = Pool::new(threads);
-        let weights = Weights::generate(&config, &pool, |id, first, out| {
+        let weights = Weights::generate(&config, &pool, DType::F32, |id, first, out| {
             out.copy_from_slice(&tensors[&id][first..first + out.len()]);
         });
         let rows = LENGTHS.iter().sum();
@@ -262,7 +262,7 @@ impl Case {
 /// have factors around 1, biases are not 0.
 fn values(config: &DecoderConfig, id: TensorId, shape: &[usize], mut rng: Rng) -> Vec<f32> {
     let around = match (id.kind, id.place) {
-        (Kind::Bias | Kind::LoraA | Kind::LoraB, _) => 0.0,
+        (Kind::Bias | Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude, _) => 0.0,
         (Kind::Weight, place) if is_norm(place) => match config.norm {
             Norm::LayerNorm | Norm::RmsNorm => 1.0,
             Norm::RmsNormOnePlus => 0.0,

@@ -1,7 +1,7 @@
 //! The gradients of a decoder's parameters.
 
 use crate::config::{DecoderConfig, Head};
-use crate::lora::Adapter;
+use crate::lora::{Adapter, Lora};
 use crate::names::{Place, Source, TensorId, canonical};
 use std::collections::HashMap;
 use wootz_kernels::ops::Write;
@@ -13,7 +13,7 @@ pub struct Gradients {
     /// In the order of [`canonical`], an adapter's behind the others.
     order: Vec<TensorId>,
     /// By [`Kind`].
-    tensors: [HashMap<Place, Buffer<f32>>; 4],
+    tensors: [HashMap<Place, Buffer<f32>>; 5],
     /// Those that no product overwrites, so that a new sum begins with zeros.
     added: Vec<TensorId>,
     write: Write,
@@ -32,7 +32,9 @@ impl Gradients {
         adapter: &Adapter,
         trained: impl Fn(Place) -> bool,
     ) -> Gradients {
-        let others = canonical(config).into_iter().filter(|(id, _)| trained(id.place));
+        // What is given a length is not trained itself: to its own gradient that length would be no constant.
+        let is_fixed = |place| adapter.parts.get(&place).is_some_and(|lora: &Lora| lora.magnitude.is_some());
+        let others = canonical(config).into_iter().filter(|(id, _)| trained(id.place) && !is_fixed(id.place));
         Gradients::of(config, others.chain(adapter.tensors()))
     }
 

@@ -79,7 +79,7 @@ enum Values {
 
 fn kind_of(id: TensorId) -> Values {
     match id.kind {
-        Kind::Bias | Kind::LoraA | Kind::LoraB => return Values::Zero,
+        Kind::Bias | Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude => return Values::Zero,
         Kind::Weight => {}
     }
     match id.place {

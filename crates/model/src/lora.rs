@@ -13,6 +13,9 @@
 //! `dx += dh a`. Nothing but x is needed for them, and h is computed again.
 //!
 //! Adapters are in f32, whatever the weights are. Several may be active, and their changes add up.
+//!
+//! With a [`Magnitude`] each output's weights `w + s b a` are also given a length of their own, which is learnt beside their
+//! direction ("DoRA", [`wootz_kernels::ops::dora`]). Such an adapter works alone.
 
 use crate::block::{Network, Products, Projection};
 use crate::config::DecoderConfig;
@@ -21,11 +24,11 @@ use crate::gradients::Gradients;
 use crate::names::{Kind, Part, Place, TensorId, canonical};
 use crate::weights::Parameter;
 use std::collections::BTreeMap;
-use wootz_kernels::ops::Write;
 use wootz_kernels::ops::dropout::Dropout;
 use wootz_kernels::ops::matmul::{
     Prepared, Product, Term, WeightGradient, input_gradient, matmul, weight_gradient,
 };
+use wootz_kernels::ops::{Write, dora};
 use wootz_kernels::rng::Rng;
 use wootz_kernels::{Matrix, Pool};
 
@@ -54,6 +57,24 @@ pub struct Lora {
     pub alpha: f32,
     /// How.
     pub scaling: Scaling,
+    /// The lengths of the changed weights' rows, where they are learnt too.
+    pub magnitude: Option<Magnitude>,
+}
+
+/// Lengths for the rows of `w + s b a`: `m / ‖w + s b a‖` is what each output is multiplied with.
+#[derive(Clone, Debug, Default)]
+pub struct Magnitude {
+    /// `[n]`: what is learnt. None yet in a new adapter, which begins with the lengths of w when it is put on a model.
+    pub m: Vec<f32>,
+    /// `[n]`: `‖w + s b a‖`, as [`crate::Model::measure_adapters`] found it last. To backward it is a constant.
+    pub(crate) lengths: Vec<f32>,
+}
+
+impl Magnitude {
+    /// With these lengths to give.
+    pub fn new(m: Vec<f32>) -> Magnitude {
+        Magnitude { m, lengths: Vec::new() }
+    }
 }
 
 /// How the size of a change depends on its rank.
@@ -77,6 +98,8 @@ pub struct LoraOptions {
     pub scaling: Scaling,
     /// The projections that it changes, in every layer.
     pub targets: Vec<Part>,
+    /// Whether lengths are learnt beside directions (DoRA).
+    pub magnitudes: bool,
     /// Share of inputs that is left out at random in training.
     pub dropout: f32,
     /// Makes the first values.
@@ -84,6 +107,17 @@ pub struct LoraOptions {
 }
 
 impl Lora {
+    /// Measures `‖w + s b a‖` again, after a or b has changed.
+    pub(crate) fn measure(&mut self, pool: &Pool, weight: &Matrix, strength: f32) {
+        let scale = self.scale() * strength;
+        let Some(Magnitude { m, lengths }) = &mut self.magnitude else { return };
+        lengths.resize(weight.rows(), 0.0);
+        dora::lengths(pool, weight, [&self.a, &self.b], scale, lengths);
+        if m.is_empty() {
+            m.clone_from(lengths);
+        }
+    }
+
     /// Rank.
     pub fn rank(&self) -> usize {
         self.a.rows()
@@ -105,7 +139,7 @@ impl Adapter {
     /// # Errors
     /// A rank or a dropout that means nothing, no target, or one that this decoder does not have.
     pub fn new(config: &DecoderConfig, pool: &Pool, options: &LoraOptions) -> Result<Adapter> {
-        let LoraOptions { rank, alpha, scaling, ref targets, dropout, seed } = *options;
+        let LoraOptions { rank, alpha, scaling, ref targets, magnitudes, dropout, seed } = *options;
         if !(1..=1 << 16).contains(&rank) {
             fail!("a rank of {rank}: expected 1 to {}", 1 << 16)
         }
@@ -128,7 +162,8 @@ impl Adapter {
                 let a = uniform(&rng, rank * k, 1.0 / (k as f32).sqrt());
                 let a = Matrix::from_f32(pool, [rank, k], &a);
                 let b = Matrix::zeroed(wootz_kernels::DType::F32, [n, rank]);
-                parts.insert(id.place, Lora { a, b, alpha, scaling });
+                let magnitude = magnitudes.then(Magnitude::default);
+                parts.insert(id.place, Lora { a, b, alpha, scaling, magnitude });
             }
         }
         let missing = targets.iter().find(|target| {
@@ -140,19 +175,28 @@ impl Adapter {
         Ok(Adapter { parts, strength: 1.0, dropout, saved: Vec::new() })
     }
 
+    /// Whether it has lengths of its own for weights (DoRA).
+    pub fn has_magnitudes(&self) -> bool {
+        self.parts.values().any(|lora| lora.magnitude.is_some())
+    }
+
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.parts.values().map(|lora| lora.a.bytes() + lora.b.bytes()).sum()
+        let of = |lora: &Lora| {
+            let lengths = lora.magnitude.as_ref().map_or(0, |_| 2 * 4 * lora.b.rows());
+            lora.a.bytes() + lora.b.bytes() + lengths
+        };
+        self.parts.values().map(of).sum()
     }
 
     /// Its tensors with their shapes, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(TensorId, Vec<usize>)> {
         let of = |(&place, lora): (&Place, &Lora)| {
             let shape = |matrix: &Matrix| vec![matrix.rows(), matrix.cols()];
-            [
-                (TensorId { place, kind: Kind::LoraA }, shape(&lora.a)),
-                (TensorId { place, kind: Kind::LoraB }, shape(&lora.b)),
-            ]
+            let id = |kind| TensorId { place, kind };
+            let pair = [(id(Kind::LoraA), shape(&lora.a)), (id(Kind::LoraB), shape(&lora.b))];
+            let magnitude = lora.magnitude.as_ref().map(|_| (id(Kind::LoraMagnitude), vec![lora.b.rows()]));
+            pair.into_iter().chain(magnitude)
         };
         self.parts.iter().flat_map(of).collect()
     }
@@ -163,6 +207,10 @@ impl Adapter {
         for (&place, lora) in &mut self.parts {
             all.push((TensorId { place, kind: Kind::LoraA }, Parameter::Matrix(&mut lora.a)));
             all.push((TensorId { place, kind: Kind::LoraB }, Parameter::Matrix(&mut lora.b)));
+            if let Some(magnitude) = &mut lora.magnitude {
+                let id = TensorId { place, kind: Kind::LoraMagnitude };
+                all.push((id, Parameter::Vector(&mut magnitude.m)));
+            }
         }
         all
     }
@@ -199,6 +247,10 @@ pub(crate) struct Low {
     /// `[m, k]`: x without what dropout leaves out; its gradient.
     dropped: Vec<f32>,
     d_dropped: Vec<f32>,
+    /// What outputs are multiplied with, and what they were before.
+    gains: Vec<f32>,
+    v: Vec<f32>,
+    sums: Vec<f32>,
 }
 
 impl Network<'_> {
@@ -235,6 +287,13 @@ impl Active<'_> {
         h.iter_mut().for_each(|h| *h *= self.scale);
     }
 
+    /// `y += h bᵀ`.
+    fn widen(&self, pool: &Pool, h: &[f32], y: &mut [f32]) {
+        let rank = self.lora.rank();
+        let h = Prepared::exact(h, [h.len() / rank, rank]);
+        matmul(pool, &h, &mut [Product { weight: &self.lora.b, bias: None, y, write: Write::Add }]);
+    }
+
     /// What goes into a: x, or what dropout leaves of it.
     fn input<'x>(&self, pool: &Pool, x: &'x [f32], dropped: &'x mut Vec<f32>) -> &'x [f32] {
         let Some(dropout) = &self.dropout else { return x };
@@ -263,9 +322,61 @@ pub(crate) fn forward(
     for (change, h) in active.iter().zip(&mut low.h) {
         let rows = x.len() / change.lora.a.cols();
         change.hidden(pool, x, rows, &mut low.dropped, h);
-        let h = Prepared::exact(h, [rows, change.lora.rank()]);
-        let y = outputs[change.output].as_mut_slice();
-        matmul(pool, &h, &mut [Product { weight: &change.lora.b, bias: None, y, write: Write::Add }]);
+        change.widen(pool, h, outputs[change.output].as_mut_slice());
+    }
+}
+
+/// Gives each output that has a [`Magnitude`] its length: what [`forward`] has left in `outputs` is multiplied with g.
+pub(crate) fn forward_magnitudes(
+    pool: &Pool,
+    active: &[Active],
+    low: &mut Low,
+    outputs: &mut [&mut Vec<f32>],
+    biases: &[Option<&[f32]>],
+) {
+    for change in active {
+        let Some(Magnitude { m, lengths }) = &change.lora.magnitude else { continue };
+        dora::gains(m, lengths, &mut low.gains);
+        dora::forward(pool, &low.gains, biases[change.output], outputs[change.output]);
+    }
+}
+
+impl Network<'_> {
+    /// Backward of [`forward_magnitudes`]: the gradient of each m, and dv for each output that has one.
+    ///
+    /// What the output was before its length was changed, v, is computed again: a product more for each of them.
+    pub fn magnitudes_backward<const N: usize>(
+        &self,
+        products: &mut Products,
+        active: &[Active],
+        x: &[f32],
+        outputs: &[(Projection, &[f32]); N],
+        dv: &mut [Vec<f32>; 3],
+        gradients: &mut Gradients,
+    ) {
+        let Products { inputs, low, .. } = products;
+        low.h.resize_with(active.len().max(low.h.len()), Vec::new);
+        let write = gradients.write();
+        for (change, h) in active.iter().zip(&mut low.h) {
+            let Some(Magnitude { m, lengths }) = &change.lora.magnitude else { continue };
+            let (Projection { linear, place }, dy) = outputs[change.output];
+            let (rows, weight) = (dy.len() / m.len(), &linear.weight);
+            let gradient = gradients.get_mut(TensorId { place, kind: Kind::LoraMagnitude });
+            if let Some(dm) = gradient.filter(|_| change.is_first) {
+                low.v.resize(dy.len(), 0.0);
+                let operand = std::iter::once(weight.operand());
+                let prepared = inputs[0].prepare(self.pool, x, [rows, weight.cols()], operand);
+                let product = Product { weight, bias: None, y: &mut low.v, write: Write::Set };
+                matmul(self.pool, &prepared, &mut [product]);
+                change.hidden(self.pool, x, rows, &mut low.dropped, h);
+                change.widen(self.pool, h, &mut low.v);
+                dora::magnitude_gradient(self.pool, lengths, [dy, &low.v], (dm, write), &mut low.sums);
+            }
+            dora::gains(m, lengths, &mut low.gains);
+            let dv = &mut dv[change.output];
+            dv.resize(dy.len(), 0.0);
+            dora::backward(self.pool, &low.gains, dy, dv);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Adapters merged into their base: `w + s b a`, in f32.
+//! Adapters merged into their base: `w + s b a`, in f32, its rows at the lengths that are learnt where they are (DoRA).
 //!
 //! [`Merged`] gives the parameters of the merged model one at a time, to be saved in any format. [`requantise`] writes a
 //! GGUF base anew, with the changed matrices encoded again in the types that they had and everything else as it was.
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use wootz_formats::gguf::Value;
 use wootz_formats::{Checkpoint, Metadata, TensorSpec, gguf};
-use wootz_kernels::{DType, quant};
+use wootz_kernels::{DType, Pool, quant};
 
 use crate::adapter;
 use crate::arch::{Architecture, sources};
@@ -16,6 +16,7 @@ use crate::config::{DecoderConfig, Head};
 use crate::error::{Context, Result, fail};
 use crate::lora::{Adapter, Lora};
 use crate::names::{Place, Source, TensorId};
+use crate::quantize::round;
 use crate::save::{Existing, Tensors};
 
 /// The parameters of a base with adapters merged into it.
@@ -33,6 +34,7 @@ impl<'a> Merged<'a> {
     /// # Errors
     /// An adapter of another base.
     pub fn new(config: &DecoderConfig, base: &'a dyn Tensors, adapters: &'a [Adapter]) -> Result<Self> {
+        adapter::check_together(adapters.iter())?;
         for adapter in adapters {
             adapter::check(config, adapter)?;
         }
@@ -61,7 +63,7 @@ impl Tensors for Merged<'_> {
         if id == TensorId::weight(id.place) {
             for adapter in self.adapters {
                 if let Some(lora) = adapter.parts.get(&id.place) {
-                    let mut change = Change::new(lora, adapter.strength);
+                    let change = Change::new(lora, adapter.strength);
                     let rows = out.chunks_exact_mut(lora.a.cols()).enumerate();
                     rows.for_each(|(row, out)| change.add(row, out));
                 }
@@ -77,25 +79,26 @@ struct Change<'a> {
     scale: f32,
     /// Row-major.
     a: Vec<f32>,
-    b: Vec<f32>,
-    sum: Vec<f32>,
 }
 
 impl<'a> Change<'a> {
     fn new(lora: &'a Lora, strength: f32) -> Self {
-        let a = adapter::values(&lora.a);
-        let (b, sum) = (vec![0.0; lora.rank()], vec![0.0; lora.a.cols()]);
-        Change { lora, scale: lora.scale() * strength, a, b, sum }
+        Change { lora, scale: lora.scale() * strength, a: adapter::values(&lora.a) }
     }
 
-    /// `out += s b[row] a`.
-    fn add(&mut self, row: usize, out: &mut [f32]) {
-        self.lora.b.decode_row(row, &mut self.b);
-        self.sum.fill(0.0);
-        for (b, a) in self.b.iter().zip(self.a.chunks_exact(self.sum.len())) {
-            self.sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
+    /// `out += s b[row] a`, and then its length is set, if that is learnt.
+    fn add(&self, row: usize, out: &mut [f32]) {
+        let (mut b, mut sum) = (vec![0.0; self.lora.rank()], vec![0.0; out.len()]);
+        self.lora.b.decode_row(row, &mut b);
+        for (b, a) in b.iter().zip(self.a.chunks_exact(out.len())) {
+            sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
         }
-        out.iter_mut().zip(&self.sum).for_each(|(out, sum)| *out += self.scale * sum);
+        out.iter_mut().zip(&sum).for_each(|(out, sum)| *out += self.scale * sum);
+        if let Some(magnitude) = &self.lora.magnitude {
+            let length = out.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let gain = if length > 0.0 { magnitude.m[row] / length } else { 0.0 };
+            out.iter_mut().for_each(|out| *out *= gain);
+        }
     }
 }
 
@@ -103,7 +106,7 @@ impl<'a> Change<'a> {
 /// byte for byte.
 ///
 /// # Errors
-/// A base of another format; an adapter that replaces tensors; a type that cannot be encoded; the disk.
+/// A base of another format; an adapter that replaces tensors; a value that its type cannot hold; the disk.
 pub fn requantise(
     path: &Path,
     checkpoint: &Checkpoint,
@@ -111,12 +114,14 @@ pub fn requantise(
     config: &DecoderConfig,
     adapters: &[Adapter],
     existing: Existing,
+    pool: &Pool,
 ) -> Result<()> {
     let whose = || format!("cannot save the model to {}", path.display());
     let Metadata::Gguf(metadata) = checkpoint.metadata() else {
         fail!("{}: expected a GGUF model, found {}", checkpoint.path().display(), checkpoint.format())
     };
     existing.check(path)?;
+    adapter::check_together(adapters.iter())?;
     for adapter in adapters {
         adapter::check(config, adapter)?;
         if let Some((id, _)) = adapter.saved.first() {
@@ -137,20 +142,6 @@ pub fn requantise(
         .tensors()
         .map(|t| TensorSpec { name: t.name.to_owned(), dtype: t.dtype, shape: t.shape.to_vec() })
         .collect();
-    let mut read_only: Vec<&str> = specs
-        .iter()
-        .filter(|spec| changed.contains_key(spec.name.as_str()) && !can_encode(spec.dtype))
-        .map(|spec| spec.dtype.name())
-        .collect();
-    read_only.sort_unstable();
-    read_only.dedup();
-    if !read_only.is_empty() {
-        fail!(
-            "the adapter changes tensors of type {}, which can be read and not written; keep the adapter apart (--how keep), \
-             or merge into F16 (--how f16)",
-            read_only.join(", ")
-        )
-    }
 
     // Of a split model one file is made.
     let entries: Vec<(String, Value)> = metadata
@@ -167,7 +158,7 @@ pub fn requantise(
             Some(parts) => {
                 let mut bytes = tensor.bytes.to_vec();
                 for source in parts {
-                    encode(source, spec.dtype, adapters, &mut bytes).map_err(std::io::Error::other)?;
+                    encode(source, spec.dtype, adapters, pool, &mut bytes).map_err(std::io::Error::other)?;
                 }
                 file.write_all(&bytes)
             }
@@ -176,29 +167,32 @@ pub fn requantise(
     .context(whose)
 }
 
-/// Whether values can be rounded to this type, and not only read.
-fn can_encode(dtype: DType) -> bool {
-    let values = vec![0.0; dtype.block_len()];
-    quant::encode(dtype, &values, &mut vec![0; dtype.block_bytes()]).is_ok()
-}
-
-/// Adds the changes of one projection to its rows of a stored tensor.
-fn encode(source: &Source, dtype: DType, adapters: &[Adapter], bytes: &mut [u8]) -> Result<()> {
+/// Adds the changes of one projection to its rows of a stored tensor, and rounds them again.
+fn encode(source: &Source, dtype: DType, adapters: &[Adapter], pool: &Pool, bytes: &mut [u8]) -> Result<()> {
     let context = || format!("tensor `{}`", source.name);
-    let mut changes: Vec<Change> = adapters
+    let changes: Vec<Change> = adapters
         .iter()
         .filter_map(|adapter| Some(Change::new(adapter.parts.get(&source.to.place)?, adapter.strength)))
         .collect();
-    let Some(row_bytes) = dtype.bytes(&[source.cols()]).filter(|_| !source.transform.transpose) else {
-        fail!("tensor `{}`: rows of {} values are no whole blocks of {dtype}", source.name, source.cols())
+    let cols = source.cols();
+    let Some(row_bytes) = dtype.bytes(&[cols]).filter(|_| !source.transform.transpose) else {
+        fail!("tensor `{}`: rows of {cols} values are no whole blocks of {dtype}", source.name)
     };
-    let mut values = vec![0.0; source.cols()];
-    for row in 0..source.rows() {
+    let stored = |row| {
         let at = source.stored_row(row) * row_bytes;
-        let bytes = &mut bytes[at..at + row_bytes];
-        quant::decode(dtype, bytes, &mut values).context(context)?;
-        changes.iter_mut().for_each(|change| change.add(row, &mut values));
-        quant::encode(dtype, &values, bytes).context(context)?;
+        at..at + row_bytes
+    };
+    let mut values = vec![0.0; source.rows() * cols];
+    for (row, values) in values.chunks_exact_mut(cols).enumerate() {
+        quant::decode(dtype, &bytes[stored(row)], values).context(context)?;
+    }
+    pool.for_each_row(&mut values, cols, 1, |row, values| {
+        changes.iter().for_each(|change| change.add(row, values));
+    });
+    let mut rounded = Vec::new();
+    round(pool, dtype, &values, cols, None, &mut rounded).context(context)?;
+    for (row, rounded) in rounded.chunks_exact(row_bytes).enumerate() {
+        bytes[stored(row)].copy_from_slice(rounded);
     }
     Ok(())
 }

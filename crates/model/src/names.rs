@@ -75,6 +75,8 @@ pub enum Kind {
     LoraA,
     /// The second matrix of an adapter.
     LoraB,
+    /// The lengths that an adapter gives to the rows of what it changes.
+    LoraMagnitude,
 }
 
 impl Part {
@@ -136,6 +138,7 @@ impl Kind {
             Kind::Bias => "bias",
             Kind::LoraA => "lora_a",
             Kind::LoraB => "lora_b",
+            Kind::LoraMagnitude => "lora_magnitude",
         }
     }
 }

@@ -68,8 +68,11 @@ impl Plan {
             Some(Place::Layer(layer, _)) => *layer,
             _ => 0,
         };
-        let gradients =
-            adapter.tensors().iter().map(|(_, shape)| panels::len([shape[0], shape[1]])).sum::<usize>();
+        let len = |shape: &[usize]| match *shape {
+            [rows, cols] => panels::len([rows, cols]),
+            _ => shape.iter().product(),
+        };
+        let gradients = adapter.tensors().iter().map(|(_, shape)| len(shape)).sum::<usize>();
         Plan {
             weights: weights + adapter.bytes(),
             gradients: 4 * gradients,
@@ -204,6 +207,26 @@ impl Sizes {
             + 4 * targets
             + rounded
             + 4 * rows * (input.next_multiple_of(12) + 2 * low + dropped)
+            + 4 * self.magnitudes(adapter)
+    }
+
+    /// What outputs were before their lengths were changed, one at a time, and the gradients of that: of projections of the
+    /// same rows together.
+    fn magnitudes(&self, adapter: &Adapter) -> usize {
+        let width = |part: &Part| {
+            let of = |(place, lora): (&Place, &Lora)| {
+                let is_there = matches!(place, Place::Layer(_, other) if other == part);
+                lora.magnitude.as_ref().filter(|_| is_there).map(|_| lora.b.rows())
+            };
+            adapter.parts.iter().filter_map(of).max().unwrap_or(0)
+        };
+        // Without a gate, the widening projection stands alone.
+        let gate = if self.gated { Part::Gate } else { Part::Up };
+        let places = [&[Part::Q, Part::O, gate, Part::Down][..], &[Part::K, Part::Up], &[Part::V]];
+        let dv = places.map(|parts| parts.iter().map(width).max().unwrap_or(0));
+        let v = dv.into_iter().max().unwrap_or(0);
+        // Sums over rows are made in parts of 16 rows or more.
+        self.rows * (dv.iter().sum::<usize>() + v) + self.rows.div_ceil(16) * v + v
     }
 
     /// What forward and backward work in, but for rounded inputs and columns.

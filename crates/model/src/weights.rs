@@ -97,15 +97,17 @@ impl Weights {
         Ok((architecture, config, weights))
     }
 
-    /// Parameters in f32 that `fill` makes up: `fill(id, first, out)` sets the elements of a tensor from number `first`
-    /// on, row-major, in its canonical shape. It is called for parts of tensors, from all threads.
+    /// Parameters that `fill` makes up, matrices rounded to `dtype` (f32, f16 or bf16; learned positions stay f32):
+    /// `fill(id, first, out)` sets the elements of a tensor from number `first` on, row-major, in its canonical shape. It
+    /// is called for parts of tensors, from all threads.
     pub fn generate(
         config: &DecoderConfig,
         pool: &Pool,
+        dtype: DType,
         fill: impl Fn(TensorId, usize, &mut [f32]) + Sync,
     ) -> Weights {
         let shapes: HashMap<TensorId, Vec<usize>> = canonical(config).into_iter().collect();
-        let generator = Generator { shapes, pool, fill };
+        let generator = Generator { shapes, pool, dtype, fill };
         let matrix = |place| generator.matrix(place);
         let layers = (0..config.n_layers()).map(|index| generator.layer(index)).collect();
         Weights {
@@ -225,18 +227,29 @@ impl Weights {
         Ok(())
     }
 
+    /// A block's projection; `None` if there is none at this place.
+    pub(crate) fn linear(&self, place: Place) -> Option<&Linear> {
+        match place {
+            Place::Layer(index, part) => self.layers.get(index)?.linear(part),
+            Place::Embed | Place::PosEmbed | Place::FinalNorm | Place::Head => None,
+        }
+    }
+
     /// One parameter; `None` if the decoder has none of this name.
     fn get<'s>(&'s self, id: TensorId) -> Option<Values<'s>> {
         let norm = |norm: &'s NormWeights| match id.kind {
             Kind::Weight => Some(norm.weight.as_slice()),
             Kind::Bias => norm.bias.as_deref(),
-            Kind::LoraA | Kind::LoraB => None,
+            Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude => None,
         };
         match (id.place, id.kind) {
             (Place::Embed, Kind::Weight) => Some(Values::Matrix(&self.embed)),
             (Place::PosEmbed, Kind::Weight) => self.positions.as_ref().map(Values::Matrix),
             (Place::Head, Kind::Weight) => self.head.as_ref().map(Values::Matrix),
-            (Place::Embed | Place::PosEmbed | Place::Head, Kind::Bias | Kind::LoraA | Kind::LoraB) => None,
+            (
+                Place::Embed | Place::PosEmbed | Place::Head,
+                Kind::Bias | Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude,
+            ) => None,
             (Place::FinalNorm, _) => norm(&self.norm).map(Values::Vector),
             (Place::Layer(index, part), kind) => {
                 let layer = self.layers.get(index)?;
@@ -246,7 +259,7 @@ impl Weights {
                         return match kind {
                             Kind::Weight => Some(Values::Matrix(&linear.weight)),
                             Kind::Bias => linear.bias.as_deref().map(Values::Vector),
-                            Kind::LoraA | Kind::LoraB => None,
+                            Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude => None,
                         };
                     }
                     Part::AttnNorm => norm(&layer.attn_norm),
@@ -261,13 +274,13 @@ impl Weights {
         }
     }
 
-    /// Brings the matrices at the places that `which` says yes to into another floating-point type: rounded where that
-    /// has fewer bits. Positions stay in f32, for nothing is multiplied with them.
-    pub fn convert(&mut self, pool: &Pool, dtype: DType, which: impl Fn(Place) -> bool) {
+    /// Brings the matrices that `which` says yes to, by place and type, into another floating-point type: rounded where
+    /// that has fewer bits. Positions stay in f32, for nothing is multiplied with them.
+    pub fn convert(&mut self, pool: &Pool, dtype: DType, which: impl Fn(Place, DType) -> bool) {
         let mut values = Vec::new();
         for (id, parameter) in self.parameters_mut() {
             let Parameter::Matrix(matrix) = parameter else { continue };
-            if !which(id.place) {
+            if !which(id.place, matrix.dtype()) {
                 continue;
             }
             let dtype = if id.place == Place::PosEmbed { DType::F32 } else { dtype };
@@ -352,6 +365,7 @@ impl NormWeights {
 struct Generator<'a, F> {
     shapes: HashMap<TensorId, Vec<usize>>,
     pool: &'a Pool,
+    dtype: DType,
     fill: F,
 }
 
@@ -411,7 +425,12 @@ impl<F: Fn(TensorId, usize, &mut [f32]) + Sync> Generator<'_, F> {
                 }
             });
         }
-        matrix
+        if self.dtype == DType::F32 || place == Place::PosEmbed {
+            return matrix;
+        }
+        let mut rounded = Matrix::zeroed(self.dtype, [rows, cols]);
+        rounded.set(self.pool, matrix.values_mut().unwrap_or_default());
+        rounded
     }
 }
 

@@ -102,6 +102,8 @@ fn assert_equal(a: &Adapter, b: &Adapter, what: &str) {
         assert_eq!(place, other, "{what}");
         assert_eq!((a.alpha, a.scaling), (b.alpha, b.scaling), "{what}: {place:?}");
         assert!(values(&a.a) == values(&b.a) && values(&a.b) == values(&b.b), "{what}: {place:?}");
+        let lengths = |lora: &Lora| lora.magnitude.as_ref().map(|magnitude| magnitude.m.clone());
+        assert_eq!(lengths(a), lengths(b), "{what}: {place:?}");
     }
     let bits = |adapter: &Adapter| -> Vec<_> {
         let of = |(id, values): &(_, Vec<f32>)| (*id, values.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
@@ -193,7 +195,15 @@ fn parts_of_a_fused_matrix_come_back_as_they_were() {
     let model = load(&fixtures().join("gpt2-micro"));
     for (scaling, alphas) in [(Scaling::Rank, [12.0, 12.0]), (Scaling::RootOfRank, [6.0, 6.0])] {
         for targets in [vec![Part::Q, Part::K, Part::V], vec![Part::Q, Part::V, Part::Up]] {
-            let new = LoraOptions { rank: 6, alpha: alphas[0], scaling, targets, dropout: 0.25, seed: 3 };
+            let new = LoraOptions {
+                rank: 6,
+                alpha: alphas[0],
+                scaling,
+                targets,
+                magnitudes: false,
+                dropout: 0.25,
+                seed: 3,
+            };
             let mut adapter = Adapter::new(model.config(), model.pool(), &new).unwrap();
             for (index, lora) in adapter.parts.values_mut().enumerate() {
                 let b: Vec<f32> =
@@ -239,7 +249,11 @@ fn parts_of_a_fused_matrix_come_back_as_they_were() {
 
 /// Changes a copy of a case's folder, and expects an error that says what is wrong.
 fn refused(change: impl Fn(&Path), expected: &[&str]) {
-    let from = fixtures().join("qwen3-micro/lora/trained");
+    refused_of("lora", change, expected);
+}
+
+fn refused_of(group: &str, change: impl Fn(&Path), expected: &[&str]) {
+    let from = fixtures().join("qwen3-micro").join(group).join("trained");
     let folder = Folder::new();
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
         fs::copy(from.join(name), folder.0.join(name)).unwrap();
@@ -297,6 +311,18 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     refused(json("modules_to_save", serde_json::json!(["lm_head"])), &["lm_head.weight", "is missing"]);
     refused(json("modules_to_save", serde_json::json!(["score"])), &["no module `score`"]);
     refused(json("peft_type", "IA3".into()), &["adapter_config.json", "IA3"]);
+    refused(json("use_dora", true.into()), &["lora_magnitude_vector` is missing", "use_dora"]);
+    refused_of("dora", json("use_dora", false.into()), &["lora_magnitude_vector", "does not say use_dora"]);
+    let shorter = |folder: &Path| {
+        edit_tensors(folder, |name, shape, values| {
+            if name.ends_with("0.mlp.up_proj.lora_magnitude_vector") {
+                values.pop();
+                shape[0] -= 1;
+            }
+            Some(name.to_owned())
+        });
+    };
+    refused_of("dora", shorter, &["up_proj.lora_magnitude_vector", "expected [160] (outputs), found [159]"]);
 
     let rename = |from: &'static str, to: Option<&'static str>| {
         move |folder: &Path| {
@@ -467,10 +493,11 @@ fn a_gguf_adapter_does_what_the_folder_does() {
         let mut adapter = read(&case.adapter, &model).unwrap();
         let folder = Folder::new();
         let path = folder.0.join("adapter.gguf");
-        if !adapter.saved.is_empty() {
+        if !adapter.saved.is_empty() || adapter.has_magnitudes() {
             let error = write_gguf(&path, &model, &adapter).unwrap_err();
             assert!(format!("{error:#}").contains("merge it"), "{error:#}");
             adapter.saved.clear();
+            adapter.parts.values_mut().for_each(|lora| lora.magnitude = None);
         }
         let scales = write_gguf(&path, &model, &adapter).unwrap();
         let mut other = as_gguf(&model, &folder.0.join("base.gguf"));
@@ -513,6 +540,7 @@ fn scales_go_into_b_where_a_file_has_one_alpha() {
             alpha: alphas[0],
             scaling: Scaling::Rank,
             targets: vec![Part::Q, Part::Down],
+            magnitudes: false,
             dropout: 0.0,
             seed: 5,
         };

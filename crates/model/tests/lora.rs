@@ -27,10 +27,19 @@ fn model(name: &str, threads: usize, targets: &[Part], dropout: f32) -> Model {
     let (architecture, config) = preset(name).unwrap().config(&sizes).unwrap();
     let pool = Pool::new(threads);
     let init = Init { seed: 5, std: 0.2 };
-    let weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+    let weights =
+        Weights::generate(&config, &pool, DType::F32, |id, first, out| init.fill(&config, id, first, out));
     let mut model = Model::from_weights(architecture, config, weights, pool);
     let targets = targets.iter().copied().filter(|part| has(&model, *part)).collect();
-    let options = LoraOptions { rank: 5, alpha: 8.0, scaling: Scaling::Rank, targets, dropout, seed: 3 };
+    let options = LoraOptions {
+        rank: 5,
+        alpha: 8.0,
+        scaling: Scaling::Rank,
+        targets,
+        magnitudes: false,
+        dropout,
+        seed: 3,
+    };
     let mut adapter = Adapter::new(model.config(), model.pool(), &options).unwrap();
     let mut rng = Rng::new(9, 0);
     for (_, parameter) in adapter.parameters_mut() {
@@ -271,7 +280,7 @@ fn training_has_the_bits_of_generation() {
         for dtype in [DType::F32, DType::BF16] {
             let mut model = model(name, 2, &[Part::Q, Part::V, Part::Down], 0.3);
             let (weights, pool) = model.weights_mut();
-            weights.convert(pool, dtype, |_| true);
+            weights.convert(pool, dtype, |_, _| true);
             let all = Training::new(Recompute::None, CacheType::F32).logits(&model, &data.batch()).unwrap();
             let mut cache = model.new_cache(64, CacheType::F32);
             let mut scratch = Scratch::default();
@@ -292,6 +301,7 @@ fn what_means_nothing_is_an_error() {
         alpha: 8.0,
         scaling: Scaling::Rank,
         targets: vec![Part::Q],
+        magnitudes: false,
         dropout: 0.0,
         seed: 0,
     };

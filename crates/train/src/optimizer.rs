@@ -99,7 +99,7 @@ impl Optimizer {
         shapes.extend(model.adapters().first().into_iter().flat_map(Adapter::tensors));
         let is_trained = |place| gradients.get(TensorId::weight(place)).is_some();
         let (weights, pool) = model.weights_mut();
-        weights.convert(pool, DType::F32, is_trained);
+        weights.convert(pool, DType::F32, |place, _| is_trained(place));
         let mut tensors = Vec::new();
         let (parameters, pool) = model.parameters_mut();
         for (id, parameter) in parameters {
@@ -121,7 +121,7 @@ impl Optimizer {
             tensors.push(State { id, shape, moments, master });
         }
         let (weights, pool) = model.weights_mut();
-        weights.convert(pool, dtype, is_trained);
+        weights.convert(pool, dtype, |place, _| is_trained(place));
         Optimizer { options, tensors, steps: 0, muon: muon::Scratch::default() }
     }
 

@@ -146,8 +146,8 @@ impl Progress {
     }
 
     /// Ends the display; a bar stays as it is. Without this it is removed when this value goes.
-    pub fn finish(self) {
-        match self.display {
+    pub fn finish(&self) {
+        match &self.display {
             Display::Bar(bar) => bar.abandon(),
             Display::Lines { .. } | Display::Quiet => {}
         }

@@ -191,6 +191,7 @@ impl Trainer {
         let scale = self.clip.map_or(1.0, |clip| (clip / (measured.grad_norm + 1e-6)).min(1.0));
         let loss_scale = self.loss_scale.map_or(1.0, LossScale::value);
         self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32 / loss_scale);
+        self.model.measure_adapters();
         if let Some(loss_scale) = &mut self.loss_scale {
             loss_scale.fits();
         }

@@ -1,6 +1,7 @@
 //! Ten steps of adapters against PEFT's, and over quantised weights against the same weights in f32.
 //!
-//! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) with `lora/golden.json`, and every
+//! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) with `lora/golden.json` or
+//! `dora/golden.json`, and every
 //! GGUF file of `gguf/*`.
 
 use serde_json::Value;
@@ -11,7 +12,7 @@ use wootz_kernels::{DType, Precision, panels};
 use wootz_model::adapter::{self, Base};
 use wootz_model::load::LoadOptions;
 use wootz_model::lora::{Adapter, LoraOptions, Scaling};
-use wootz_model::names::Part;
+use wootz_model::names::{Kind, Part};
 use wootz_model::{Batch, Model, Recompute, Training};
 use wootz_train::optimizer::{Adam, Decay, Options, Rule};
 use wootz_train::trainer::{Format, Trained, Trainer};
@@ -61,6 +62,7 @@ fn values(model: &Model, adapter: &Adapter) -> Vec<f32> {
             matrix.decode(model.pool(), &mut values);
             all.extend((0..rows * cols).map(|i| values[panels::index(cols, i / cols, i % cols)]));
         }
+        all.extend(lora.magnitude.iter().flat_map(|magnitude| &magnitude.m));
     }
     all
 }
@@ -74,8 +76,9 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
 #[test]
 fn parity_of_ten_lora_steps() {
     let mut cases = 0;
-    for folder in folders(&fixtures()) {
-        let lora = folder.join("lora");
+    let models = folders(&fixtures());
+    let groups = models.iter().flat_map(|folder| ["lora", "dora"].map(|name| (folder, folder.join(name))));
+    for (folder, lora) in groups {
         let Ok(text) = std::fs::read(lora.join("golden.json")) else { continue };
         let golden: Value = serde_json::from_slice(&text).unwrap();
         let tensors = Checkpoint::open(&lora.join("golden.safetensors")).unwrap();
@@ -96,11 +99,11 @@ fn parity_of_ten_lora_steps() {
             (DType::BF16, Recompute::None, 5e-2),
             (DType::F16, Recompute::None, 2e-2),
         ] {
-            let mut model = load(&folder, Precision::F32);
+            let mut model = load(folder, Precision::F32);
             let init = read(&model, &lora.join("init"));
             model.put_on(init).unwrap();
             let (weights, pool) = model.weights_mut();
-            weights.convert(pool, dtype, |_| true);
+            weights.convert(pool, dtype, |_, _| true);
             let format = if dtype == DType::F16 { Format::F16 } else { Format::F32 };
             let betas = [number(&settings["betas"][0]), number(&settings["betas"][1])];
             let mut trainer = trainer(model, format, recompute, Some(number(&settings["clip"])), betas);
@@ -110,7 +113,10 @@ fn parity_of_ten_lora_steps() {
                 assert_eq!(step.refused, None);
                 let (received, without) = trainer.received();
                 // b begins with zeros, so that a has no gradient in the first step.
-                assert_eq!(without.len(), if i == 0 { received } else { 0 }, "{without:?}");
+                let parts = trainer.model.adapters()[0].parts.len();
+                assert_eq!(without.len(), if i == 0 { parts } else { 0 }, "{without:?}");
+                assert!(without.iter().all(|id| id.kind == Kind::LoraA), "{without:?}");
+                assert_eq!(received + without.len(), trainer.model.adapters()[0].tensors().len());
                 let found =
                     [(step.loss, number(&want["loss"])), (step.grad_norm, number(&want["grad_norm"]))];
                 for (found, want) in found {
@@ -159,13 +165,14 @@ fn quantised_weights_stay_quantised_and_pass_gradients_on() {
             let before = model.weight_bytes();
             if decoded {
                 let (weights, pool) = model.weights_mut();
-                weights.convert(pool, DType::F32, |_| true);
+                weights.convert(pool, DType::F32, |_, _| true);
             }
             let options = LoraOptions {
                 rank: 4,
                 alpha: 8.0,
                 scaling: Scaling::Rank,
                 targets: vec![Part::Q, Part::V, Part::Down],
+                magnitudes: false,
                 dropout: 0.0,
                 seed: 1,
             };

@@ -40,7 +40,8 @@ fn trainer(name: &str, shape: &Shape) -> Trainer {
     let (architecture, config) = config(name);
     let pool = Pool::new(shape.threads);
     let init = Init::default();
-    let weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+    let weights =
+        Weights::generate(&config, &pool, DType::F32, |id, first, out| init.fill(&config, id, first, out));
     let model = Model::from_weights(architecture, config, weights, pool);
     let options = Options { rule: RULE, weight_decay: 0.1, decay: Decay::Matrices };
     let format = match shape.dtype {
@@ -98,26 +99,28 @@ fn the_plan_is_what_is_taken() {
 fn the_plan_of_an_adapter_is_what_is_taken() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let all = [Part::Q, Part::K, Part::V, Part::O, Part::Gate, Part::Up, Part::Down];
-    for (name, dtype, recompute, dropout, targets) in [
-        ("llama-15m", DType::F32, Recompute::None, 0.0, &[Part::Q, Part::V][..]),
-        ("llama-15m", DType::BF16, Recompute::None, 0.0, &[Part::Q, Part::V][..]),
-        ("llama-15m", DType::BF16, Recompute::None, 0.1, &all[..]),
-        ("llama-15m", DType::F32, Recompute::Block, 0.0, &all[..]),
-        ("tiny", DType::F32, Recompute::All, 0.1, &[Part::Down][..]),
+    for (name, dtype, recompute, dropout, magnitudes, targets) in [
+        ("llama-15m", DType::F32, Recompute::None, 0.0, false, &[Part::Q, Part::V][..]),
+        ("llama-15m", DType::BF16, Recompute::None, 0.0, false, &[Part::Q, Part::V][..]),
+        ("llama-15m", DType::BF16, Recompute::None, 0.1, false, &all[..]),
+        ("llama-15m", DType::F32, Recompute::Block, 0.0, false, &all[..]),
+        ("llama-15m", DType::BF16, Recompute::None, 0.0, true, &all[..]),
+        ("llama-15m", DType::F32, Recompute::Block, 0.0, true, &[Part::Q, Part::V][..]),
+        ("tiny", DType::F32, Recompute::All, 0.1, false, &[Part::Down][..]),
     ] {
         let (architecture, config) = config(name);
         let before = ALLOCATOR.allocated();
         let pool = Pool::new(2);
         let init = Init::default();
-        let mut weights =
-            Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
-        weights.convert(&pool, dtype, |_| true);
+        let weights =
+            Weights::generate(&config, &pool, dtype, |id, first, out| init.fill(&config, id, first, out));
         let mut model = Model::from_weights(architecture, config, weights, pool);
         let options = LoraOptions {
             rank: 16,
             alpha: 32.0,
             scaling: Scaling::Rank,
             targets: targets.to_vec(),
+            magnitudes,
             dropout,
             seed: 1,
         };
@@ -126,7 +129,7 @@ fn the_plan_of_an_adapter_is_what_is_taken() {
         let shape = Shape { rows: 512, lengths: lengths.clone(), dtype, recompute, threads: 2 };
         let plan = Plan::of_adapter(model.config(), &shape, &adapter, model.weight_bytes());
         let moments = 2 * plan.gradients;
-        model.adapters_mut().push(adapter);
+        model.put_on(adapter).unwrap();
         let options = Options { rule: RULE, weight_decay: 0.0, decay: Decay::Matrices };
         let trained = Trained::Adapter { beside: vec![] };
         let mut trainer = Trainer::new(model, options, Format::F32, recompute, Some(1.0), trained);

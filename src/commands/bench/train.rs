@@ -125,6 +125,7 @@ fn bench(args: &TrainBenchArgs, adapter: Option<&SftBenchArgs>) -> Result<()> {
                 alpha: 32.0,
                 scaling: Scaling::Rank,
                 targets: targets(&args.lora_targets, &model.projections())?,
+                magnitudes: false,
                 dropout: 0.0,
                 seed: 1,
             };
@@ -239,15 +240,20 @@ fn model(name: &str, threads: usize, dtype: FormatArg, frozen: bool) -> Result<M
         let path = crate::model_arg::resolve(Some(name))?;
         let exact = !frozen || dtype == FormatArg::F32;
         let precision = if exact { Precision::F32 } else { Precision::Native };
-        return Ok(Model::load(&path, &LoadOptions { precision, threads })?);
+        let mut model = Model::load(&path, &LoadOptions { precision, threads })?;
+        if !exact {
+            let (weights, pool) = model.weights_mut();
+            weights.convert(pool, dtype.format().dtype(), |_, of| of.block_len() == 1);
+        }
+        return Ok(model);
     };
     let (architecture, config) = preset.config(&Overrides::default())?;
     let pool = Pool::new(threads);
     let init = Init::default();
-    let mut weights = Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
-    if frozen {
-        weights.convert(&pool, dtype.format().dtype(), |_| true);
-    }
+    // What is trained has masters in f32.
+    let dtype = if frozen { dtype.format().dtype() } else { DType::F32 };
+    let weights =
+        Weights::generate(&config, &pool, dtype, |id, first, out| init.fill(&config, id, first, out));
     Ok(Model::from_weights(architecture, config, weights, pool))
 }
 

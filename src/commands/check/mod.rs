@@ -14,6 +14,7 @@ use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::ops::softmax::log_sum_exp;
 use wootz_kernels::{DType, Precision, pool, quant};
 use wootz_model::arch::sources;
+use wootz_model::compare::{Logits, compare};
 use wootz_model::gradients::Stored;
 use wootz_model::load::LoadOptions;
 use wootz_model::names::Source;
@@ -121,7 +122,8 @@ fn against_reference(args: &CheckArgs, model: &str, file: &Path, threads: usize)
         magnitude = magnitude.max(f64::from(want.abs()));
     }
     let relative = largest / magnitude;
-    let divergence = divergence(&logits, &reference.logits, vocab);
+    let of = |values: &[f32]| Logits::new(vocab, values.to_vec());
+    let divergence = compare(&of(&reference.logits), &of(&logits)).map_or(f64::INFINITY, |found| found.mean);
     // Without a loss of its own, the reference's follows from its logits.
     let want_loss = match (&reference.loss, &reference.targets) {
         (Some(loss), _) => Some(*loss),
@@ -220,24 +222,6 @@ fn mean_loss(logits: &[f32], targets: &[i64], vocab: usize) -> f64 {
         }
     }
     sum / count.max(1) as f64
-}
-
-/// Mean Kullback-Leibler divergence from the reference's distributions, in nats a row.
-fn divergence(got: &[f32], want: &[f32], vocab: usize) -> f64 {
-    let rows = want.len() / vocab;
-    let mut sum = 0.0;
-    for (got, want) in got.chunks_exact(vocab).zip(want.chunks_exact(vocab)) {
-        let (g, w) = (f64::from(log_sum_exp(got)), f64::from(log_sum_exp(want)));
-        for (got, want) in got.iter().zip(want) {
-            let (p, q) = (f64::from(*want) - w, f64::from(*got) - g);
-            if p > -700.0 {
-                sum += p.exp() * (p - q);
-            }
-        }
-    }
-    let mean = sum / rows.max(1) as f64;
-    // Rounding may leave equal distributions a hair below 0.
-    if mean.is_nan() { f64::INFINITY } else { mean.max(0.0) }
 }
 
 /// Our gradients, under the reference's names, if it has any or they are to be written.

@@ -8,28 +8,25 @@ use super::settings::{RunArgs, checkpoint};
 use super::watch::{Samples as Shown, Screen};
 use crate::interrupt::Listener;
 use anyhow::{Context, Result, bail};
-use serde_json::json;
 use settings::SettingsArgs;
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{DType, Precision};
+use wootz_model::Model;
 use wootz_model::adapter::{self, Base};
 use wootz_model::arch::identify;
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::load::{self, LoadOptions};
-use wootz_model::lora::Adapter;
+use wootz_model::lora::{Adapter, Lora};
 use wootz_model::plan::{Plan, Shape};
-use wootz_model::weights::Parameter;
-use wootz_model::{Model, Recompute};
 use wootz_text::Tokenizer;
 use wootz_train::data::documents::OnBad;
 use wootz_train::data::samples::{Order, ReadOptions, Report, Samples};
 use wootz_train::fit::{DtypeName, End, Run};
 use wootz_train::optimizer::{Optimizer, Rule};
-use wootz_train::progress::{Progress, Style};
+use wootz_train::progress::Progress;
 use wootz_train::run::Folder;
 use wootz_train::run::checkpoint::Checkpoint;
 use wootz_train::sft::{Inputs, Settings};
@@ -47,25 +44,17 @@ pub struct SftArgs {
 pub fn run(args: SftArgs) -> Result<()> {
     let threads = args.run.threads();
     let begun = Instant::now();
-    let Ready { mut run, mut screen, settings } = match &args.run.resume {
+    let mut ready = match &args.run.resume {
         Some(path) => resume(&args, path, threads)?,
         None => begin(&args, threads)?,
     };
-    let end = run.train(&mut screen);
-    let Screen { progress, last_val, last_step, .. } = screen;
-    progress.finish();
+    let mut screen = screen(&args, &ready);
+    let end = ready.run.train(&mut screen);
+    screen.progress.finish();
     let end = end?;
+    let Ready { run, settings, .. } = ready;
     if args.run.json {
-        let result = json!({
-            "run": run.folder().path().display().to_string(),
-            "complete": end == End::Complete,
-            "step": run.step(),
-            "loss": last_step.map(|step| step.loss),
-            "val_loss": last_val.map(|val| val.loss),
-            "tokens_per_second": last_step.map(|step| step.tokens_per_second),
-            "train_seconds": begun.elapsed().as_secs_f64(),
-        });
-        println!("{result}");
+        println!("{}", screen.result(&run, end, begun));
         return Ok(());
     }
     let path = run.folder().path().display();
@@ -87,11 +76,31 @@ pub fn run(args: SftArgs) -> Result<()> {
     Ok(())
 }
 
-/// A run with its screen.
+/// A run with what its screen needs.
 struct Ready {
     run: Run,
-    screen: Screen,
     settings: Settings,
+    tokenizer: Arc<Tokenizer>,
+    question: Vec<u32>,
+    /// Of a sample, on average.
+    tokens: usize,
+}
+
+impl Ready {
+    fn new(
+        data: Data,
+        settings: Settings,
+        model: Model,
+        tokenizer: Arc<Tokenizer>,
+        start: impl FnOnce(Inputs) -> wootz_train::Result<Run>,
+    ) -> Result<Ready> {
+        let tokens = data.samples.tokens() / data.samples.len().max(1);
+        let question = question(&data);
+        let Data { samples, val: val_samples } = data;
+        let inputs =
+            Inputs { settings: settings.clone(), model, tokenizer: tokenizer.clone(), samples, val_samples };
+        Ok(Ready { run: start(inputs)?, settings, tokenizer, question, tokens })
+    }
 }
 
 fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
@@ -101,28 +110,34 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
     asked.fit(config.max_seq)?;
     let tokenizer = tokenizer(&path, &asked.settings)?;
     let data = Data::read(&asked.settings, &tokenizer, threads)?;
-    let settings = asked.complete(data.samples.len(), |settings, epochs| {
+    let dropout = asked.lora_dropout;
+    let mut settings = asked.complete(data.samples.len(), |settings, epochs| {
         let (train, _) = data.samples.hold_out(settings.val_share, settings.learning.seed)?;
         Ok(Order::new(&data.samples, train, settings.order_options())?.steps(epochs))
     })?;
     settings.check()?;
+    let name = settings.model.clone();
     let mut model = load_model(&path, &settings, threads)?;
     if !settings.full {
         let adapter = match &settings.adapter {
-            Some(name) => given_adapter(&model, name)?,
+            Some(name) => {
+                let mut adapter = given_adapter(&model, name)?;
+                settings.lora_dropout = dropout.unwrap_or(adapter.dropout);
+                adapter.dropout = settings.lora_dropout;
+                adapter
+            }
             None => {
                 let options = settings.lora_options(&model.projections())?;
                 Adapter::new(model.config(), model.pool(), &options)?
             }
         };
         model.put_on(adapter)?;
+        let base = Base { architecture: model.architecture(), config: model.config() };
+        model.adapters().first().map_or(Ok(()), |adapter| adapter::check_writable(&base, adapter))?;
     }
     check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
-    let screen = Screening::new(args, &model, &settings, &data, &tokenizer);
-    let run = data
-        .into_inputs(settings.clone(), model, tokenizer)
-        .begin(|| args.run.make_folder(&settings.model, "-sft"))?;
-    Ok(Ready { screen: screen.show(&run), run, settings })
+    let make_folder = || args.run.make_folder(&name, "-sft");
+    Ready::new(data, settings, model, tokenizer, |inputs| inputs.begin(make_folder))
 }
 
 fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
@@ -137,9 +152,7 @@ fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
     let data = Data::read(&settings, &tokenizer, threads)?;
     let model = model_at(&base, &settings, &checkpoint, threads)?;
     check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
-    let screen = Screening::new(args, &model, &settings, &data, &tokenizer);
-    let run = data.into_inputs(settings.clone(), model, tokenizer).resume(folder, &checkpoint)?;
-    Ok(Ready { screen: screen.show(&run), run, settings })
+    Ready::new(data, settings, model, tokenizer, |inputs| inputs.resume(folder, &checkpoint))
 }
 
 /// The model as a checkpoint has it.
@@ -198,15 +211,7 @@ fn load_model(path: &Path, settings: &Settings, threads: usize) -> Result<Model>
     let dtype = settings.learning.format().dtype();
     if !exact {
         let (weights, pool) = model.weights_mut();
-        let floats: HashSet<_> = (weights.parameters_mut().into_iter())
-            .filter_map(|(id, parameter)| match parameter {
-                Parameter::Matrix(matrix) => {
-                    matches!(matrix.dtype(), DType::F32 | DType::F16 | DType::BF16).then_some(id.place)
-                }
-                Parameter::Vector(_) => None,
-            })
-            .collect();
-        weights.convert(pool, dtype, |place| floats.contains(&place));
+        weights.convert(pool, dtype, |_, of| of.block_len() == 1);
     }
     Ok(model)
 }
@@ -280,10 +285,6 @@ impl Data {
         let val = if settings.val_data.is_empty() { None } else { Some(read(&settings.val_data)?) };
         Ok(Data { samples: read(&settings.data)?, val })
     }
-
-    fn into_inputs(self, settings: Settings, model: Model, tokenizer: Arc<Tokenizer>) -> Inputs {
-        Inputs { settings, model, tokenizer, samples: self.samples, val_samples: self.val }
-    }
 }
 
 /// What was read, and what was not.
@@ -299,78 +300,56 @@ fn describe(names: &str, samples: &Samples, report: &Report) {
     }
 }
 
-/// What a screen shows of a run that is about to begin.
-struct Screening {
-    screen: Screen,
-    head: String,
-    style: Style,
-    steps: u64,
+/// What the model is asked before and after: the first sample, up to what is learnt of it.
+fn question(data: &Data) -> Vec<u32> {
+    let first = data.val.as_ref().unwrap_or(&data.samples).get(0);
+    first.map_or(Vec::new(), |sample| {
+        let end = (0..sample.tokens.len()).find(|&i| sample.is_learnt(i)).unwrap_or(1);
+        sample.tokens[..end].to_vec()
+    })
 }
 
-impl Screening {
-    fn new(
-        args: &SftArgs,
-        model: &Model,
-        settings: &Settings,
-        data: &Data,
-        tokenizer: &Arc<Tokenizer>,
-    ) -> Screening {
-        let config = model.config();
-        let learning = &settings.learning;
-        let peaks = Peaks::measure(model.pool());
-        let peak = match learning.dtype {
-            DtypeName::F32 | DtypeName::F16 => peaks.f32_flops,
-            DtypeName::Bf16 => peaks.bf16_flops,
-        };
-        let mean = data.samples.tokens() / data.samples.len().max(1);
-        let flops = TokenFlops::new(config, mean);
-        let (what, flops) = match model.adapters().first() {
-            Some(adapter) => {
-                let trained: usize =
-                    adapter.parts.values().map(|lora| lora.rank() * (lora.a.cols() + lora.b.rows())).sum();
-                let what = format!(
-                    "an adapter of {:.2} million parameters over {:.0} million",
-                    trained as f64 / 1e6,
-                    parameters(config) as f64 / 1e6
-                );
-                // No gradients of the weights: two thirds of the products.
-                (what, flops.training() * 2.0 / 3.0)
-            }
-            None => {
-                (format!("all {:.0} million parameters", parameters(config) as f64 / 1e6), flops.training())
-            }
-        };
-        let again = match learning.recompute() {
-            Recompute::None => "",
-            Recompute::Block | Recompute::All => ", activations computed again",
-        };
-        // What the model says to the first sample, before and after.
-        let prompt = data.val.as_ref().unwrap_or(&data.samples).get(0).map_or(Vec::new(), |sample| {
-            let first = (0..sample.tokens.len()).find(|&i| sample.is_learnt(i)).unwrap_or(1);
-            sample.tokens[..first].to_vec()
-        });
-        Screening {
-            head: format!("{what}, {} steps{again}, {} threads", learning.steps, model.pool().threads()),
-            style: args.run.style(),
-            steps: learning.steps,
-            screen: Screen {
-                progress: Progress::new(learning.steps, 0, Style::Lines(Default::default())),
-                listener: Listener::new(),
-                tokenizer: Some(tokenizer.clone()),
-                seed: learning.seed,
-                prompt,
-                steps: learning.steps,
-                flops,
-                peak: (peak > 0.0).then_some(peak),
-                samples: if args.run.json { Shown::LeftOut } else { Shown::Shown },
-                last_val: None,
-                last_step: None,
-            },
+fn screen(args: &SftArgs, ready: &Ready) -> Screen {
+    let Ready { run, settings, tokenizer, question, tokens } = ready;
+    let (model, learning) = (run.model(), &settings.learning);
+    let peaks = Peaks::measure(model.pool());
+    let peak = match learning.dtype {
+        DtypeName::F32 | DtypeName::F16 => peaks.f32_flops,
+        DtypeName::Bf16 => peaks.bf16_flops,
+    };
+    let millions = |count: f64| count / 1e6;
+    let all = millions(parameters(model.config()) as f64);
+    let flops = TokenFlops::new(model.config(), *tokens).training();
+    let (what, flops) = match model.adapters().first() {
+        Some(adapter) => {
+            let of = |lora: &Lora| lora.rank() * (lora.a.cols() + lora.b.rows());
+            let trained = adapter.parts.values().map(of).sum::<usize>();
+            let what = format!(
+                "an adapter of {:.2} million parameters over {all:.0} million",
+                millions(trained as f64)
+            );
+            // No gradients of the weights: two thirds of the products.
+            (what, flops * 2.0 / 3.0)
         }
-    }
-
-    fn show(self, run: &Run) -> Screen {
-        eprintln!("{}: {}", run.folder().path().display(), self.head);
-        Screen { progress: Progress::new(self.steps, run.step(), self.style), ..self.screen }
+        None => (format!("all {all:.0} million parameters"), flops),
+    };
+    eprintln!(
+        "{}: {what}, {} steps, {} threads",
+        run.folder().path().display(),
+        learning.steps,
+        model.pool().threads()
+    );
+    Screen {
+        progress: Progress::new(learning.steps, run.step(), args.run.style()),
+        listener: Listener::new(),
+        tokenizer: Some(tokenizer.clone()),
+        seed: learning.seed,
+        prompt: question.clone(),
+        steps: learning.steps,
+        flops,
+        peak: (peak > 0.0).then_some(peak),
+        samples: if args.run.json { Shown::LeftOut } else { Shown::Shown },
+        last_val: None,
+        last_step: None,
     }
 }

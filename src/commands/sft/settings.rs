@@ -77,14 +77,17 @@ pub struct SettingsArgs {
     /// The projections that it changes: `all`, `attention`, `mlp`, or some of q,k,v,o,gate,up,down
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = "What learns")]
     lora_targets: Option<Vec<String>>,
-    /// Share of a projection's inputs that is left out at random
+    /// Share of a projection's inputs that is left out at random [default: 0, or what the file of --adapter says]
     #[arg(long, value_name = "P", help_heading = "What learns")]
     lora_dropout: Option<f32>,
     /// Scale by alpha / sqrt(rank): "rsLoRA"
     #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "What learns")]
     rslora: Option<bool>,
+    /// Learn the lengths of weights beside their directions: "DoRA"
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "What learns")]
+    dora: Option<bool>,
     /// Go on with this adapter instead of a new one
-    #[arg(long, value_name = "A", conflicts_with_all = ["full", "lora_rank", "lora_alpha", "lora_targets", "rslora"], help_heading = "What learns")]
+    #[arg(long, value_name = "A", conflicts_with_all = ["full", "lora_rank", "lora_alpha", "lora_targets", "rslora", "dora"], help_heading = "What learns")]
     adapter: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -149,6 +152,7 @@ impl SettingsArgs {
             lora_targets: said!(lora_targets).unwrap_or_else(|| vec!["all".to_owned()]),
             lora_dropout: said!(lora_dropout).unwrap_or(0.0),
             rslora: said!(rslora).unwrap_or(false),
+            dora: said!(dora).unwrap_or(false),
             adapter: said!(adapter),
             learning: flags.learning.resolve(&file.learning, steps.unwrap_or(u64::MAX), &usual),
             meanwhile: flags.meanwhile.resolve(&file.meanwhile, &often),
@@ -156,8 +160,9 @@ impl SettingsArgs {
         };
         let warmup = flags.learning.warmup.or(file.learning.warmup);
         let val_share = said!(val_share);
-        let max_tokens = said!(max_tokens);
-        Ok(Asked { max_tokens, settings, steps, epochs: said!(epochs).unwrap_or(1), warmup, val_share })
+        let (max_tokens, lora_dropout) = (said!(max_tokens), said!(lora_dropout));
+        let epochs = said!(epochs).unwrap_or(1);
+        Ok(Asked { settings, steps, epochs, warmup, val_share, max_tokens, lora_dropout })
     }
 
     /// The settings of a run that goes on, with what may change: how far it goes, and what happens meanwhile.
@@ -181,6 +186,7 @@ pub struct Asked {
     warmup: Option<u64>,
     val_share: Option<f64>,
     max_tokens: Option<usize>,
+    pub lora_dropout: Option<f32>,
 }
 
 /// Tokens of a sample, at the most, where nobody says.

@@ -9,13 +9,12 @@ use super::watch::{Samples, Screen, beginning};
 use crate::interrupt::Listener;
 use anyhow::{Context, Result, bail};
 use corpus::{Corpus, Wanted};
-use serde_json::json;
 use settings::SettingsArgs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use wootz_kernels::peak::Peaks;
-use wootz_kernels::{Pool, Precision};
+use wootz_kernels::{DType, Pool, Precision};
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::init::Init;
 use wootz_model::load::{self, LoadOptions};
@@ -50,21 +49,10 @@ pub fn run(args: TrainArgs) -> Result<()> {
     };
     let mut screen = screen(&args, &run, threads);
     let end = run.run.train(&mut screen);
-    let Screen { progress, last_val, last_step, .. } = screen;
-    progress.finish();
+    screen.progress.finish();
     let end = end?;
     if args.run.json {
-        let result = json!({
-            "run": run.run.folder().path().display().to_string(),
-            "complete": end == End::Complete,
-            "step": run.run.step(),
-            "loss": last_step.map(|step| step.loss),
-            "val_loss": last_val.map(|val| val.loss),
-            "bits_per_byte": last_val.and_then(|val| val.bits_per_byte),
-            "tokens_per_second": last_step.map(|step| step.tokens_per_second),
-            "train_seconds": begun.elapsed().as_secs_f64(),
-        });
-        println!("{result}");
+        println!("{}", screen.result(&run.run, end, begun));
     } else {
         advise(&run.run, end, begun);
     }
@@ -92,8 +80,9 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
         Source::Preset(_) => {
             let pool = Pool::new(threads);
             let init = Init { seed: settings.learning.seed, std: settings.init_std };
-            let weights =
-                Weights::generate(&config, &pool, |id, first, out| init.fill(&config, id, first, out));
+            let weights = Weights::generate(&config, &pool, DType::F32, |id, first, out| {
+                init.fill(&config, id, first, out)
+            });
             Model::from_weights(architecture, config, weights, pool)
         }
     };

@@ -89,9 +89,9 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// Lane-wise `a / b`.
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    /// Lane-wise maximum; NaN where `b` is.
+    /// Lane-wise `a` where it is above `b`, otherwise `b`: also where either is NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// Lane-wise minimum; NaN where `b` is.
+    /// Lane-wise `a` where it is below `b`, otherwise `b`: also where either is NaN.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once (scalar: twice).
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;

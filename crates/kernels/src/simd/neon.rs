@@ -184,12 +184,12 @@ impl Isa for Neon {
     }
     #[inline(always)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
-        // NaN where either is: more than asked for.
-        each!(|i| vmaxq_f32(a[i], b[i]))
+        // The instruction for it gives NaN where either is one.
+        each!(|i| vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]))
     }
     #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
-        each!(|i| vminq_f32(a[i], b[i]))
+        each!(|i| vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]))
     }
     #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {

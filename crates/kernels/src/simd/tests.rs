@@ -97,6 +97,13 @@ impl Kernel for Arithmetic {
         for bad in [isa.max(x, isa.splat(f32::NAN)), isa.min(x, isa.splat(f32::NAN))] {
             assert_bits(isa, "NaN", lanes(isa, bad), [f32::NAN; LANES]);
         }
+        // Where neither is above the other it is the second.
+        for good in [isa.max(isa.splat(f32::NAN), x), isa.min(isa.splat(f32::NAN), x)] {
+            assert_bits(isa, "a number after NaN", lanes(isa, good), a);
+        }
+        let (zero, negative) = (isa.splat(0.0), isa.splat(-0.0));
+        assert_bits(isa, "max of zeros", lanes(isa, isa.max(zero, negative)), [-0.0; LANES]);
+        assert_bits(isa, "min of zeros", lanes(isa, isa.min(negative, zero)), [0.0; LANES]);
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Config {
     layers: Option<Vec<usize>>,
     /// How α and r make the scale, of all modules.
     pub scaling: Scaling,
+    /// Whether each output has a length (DoRA).
+    pub magnitudes: bool,
     /// Share of inputs that is left out in training.
     pub dropout: f32,
     /// Ends of names of modules that the adapter replaces.
@@ -45,7 +47,6 @@ enum Names {
 
 /// Keys that change what an adapter computes in ways that are not known here: unless they are null, false or empty.
 const REFUSED: &[(&str, &str)] = &[
-    ("use_dora", "adapters with a magnitude for each output (DoRA) are not read"),
     ("lora_bias", "a bias of lora_B is not read"),
     ("use_qalora", "QALoRA pools its inputs, which is not supported"),
     ("use_bdlora", "block-diagonal adapters are not read"),
@@ -106,6 +107,7 @@ impl Config {
                 true => Scaling::RootOfRank,
                 false => Scaling::Rank,
             },
+            magnitudes: flag(keys, "use_dora")?,
             dropout,
             ties: flag(keys, "ensure_weight_tying")?,
             saved: match filled(keys, "modules_to_save") {
@@ -376,7 +378,7 @@ mod tests {
             (json!({"peft_type": "IA3"}), "IA3"),
             (json!({"peft_type": null}), "peft_type"),
             (json!({"bias": "all"}), "bias: expected \"none\", found \"all\""),
-            (json!({"use_dora": true}), "DoRA"),
+            (json!({"use_dora": 1}), "use_dora"),
             (json!({"init_lora_weights": "pissa_niter_4"}), "pissa_niter_4"),
             (json!({"loftq_config": {"loftq_bits": 4}}), "LoftQ"),
             (json!({"r": 0}), "r: expected a rank from 1"),

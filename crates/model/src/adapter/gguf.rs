@@ -19,7 +19,7 @@ use wootz_kernels::Pool;
 
 use super::config::MAX_RANK;
 use super::modules::{Change, Module, is_power_of_two, modules};
-use super::{Base, Scales, WriteOptions, decode};
+use super::{Base, Scales, WriteOptions, decode_shaped};
 use crate::error::{Context, Result, fail};
 use crate::lora::{Adapter, Scaling};
 use crate::save::encode;
@@ -126,22 +126,13 @@ fn change(module: &Module, pair: &[Option<TensorView>; 2], alpha: f32) -> Result
     if !(1..=MAX_RANK).contains(&rank) {
         fail!("tensor `{}`: expected a rank from 1 to {MAX_RANK}, found {rank}", a.name)
     }
-    let values = |tensor: &TensorView, shape: [usize; 2], expected: &str| {
-        if tensor.shape != shape {
-            fail!(
-                "tensor `{}`: expected {shape:?} ({expected}), found {:?}; is this an adapter of another base?",
-                tensor.name,
-                tensor.shape
-            )
-        }
-        decode(tensor)
-    };
     Ok(Change {
-        a: values(a, [rank, module.inputs], "rank, inputs")?,
-        b: values(b, [module.outputs, rank], "outputs, rank")?,
+        a: decode_shaped(a, [rank, module.inputs], "rank, inputs")?,
+        b: decode_shaped(b, [module.outputs, rank], "outputs, rank")?,
         rank,
         alpha: if alpha == 0.0 { rank as f32 } else { alpha },
         scaling: Scaling::Rank,
+        magnitude: None,
         blocks: None,
         scales: Scales::Kept,
     })
@@ -155,10 +146,15 @@ pub(super) fn write(path: &Path, base: &Base, adapter: &Adapter, options: &Write
             "the adapter replaces `{id}` (modules_to_save), which a GGUF adapter cannot; merge it with its base instead"
         )
     }
+    if adapter.has_magnitudes() {
+        fail!(
+            "the adapter gives weights a length (DoRA), for which GGUF adapters have no place; merge it with its base instead"
+        )
+    }
     let architecture = base.architecture.gguf_head(base.config)?.architecture;
     let mut changes = Vec::new();
     for module in modules(base.architecture, base.config, Format::Gguf)? {
-        if let Some(change) = module.join(adapter) {
+        if let Some(change) = module.join(adapter)? {
             changes.push((module, change));
         }
     }

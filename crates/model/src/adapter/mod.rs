@@ -14,7 +14,7 @@ pub(crate) use modules::values;
 use std::collections::HashMap;
 use std::path::Path;
 
-use wootz_formats::{Checkpoint, TensorView};
+use wootz_formats::{Checkpoint, Format, TensorView};
 use wootz_kernels::{DType, Pool, quant};
 
 use crate::arch::Architecture;
@@ -95,12 +95,35 @@ pub fn read(path: &Path, base: &Base, pool: &Pool) -> Result<Adapter> {
     gguf::read(path, base, pool).context(whose)
 }
 
+/// Whether files can hold an adapter: for a run to know before it begins.
+///
+/// # Errors
+/// What PEFT's format has no place for.
+pub fn check_writable(base: &Base, adapter: &Adapter) -> Result<()> {
+    for module in modules::modules(base.architecture, base.config, Format::Safetensors)? {
+        module.join(adapter)?;
+    }
+    Ok(())
+}
+
 /// Whether there is an adapter at `path`, whole or not.
 pub fn is_adapter(path: &Path) -> bool {
     if path.is_dir() {
         return peft::is_folder(path);
     }
     Checkpoint::open(path).is_ok_and(|checkpoint| gguf::is_adapter(&checkpoint))
+}
+
+/// A tensor's values, where its shape is what the base asks for; `expected` says what its dimensions are.
+fn decode_shaped(tensor: &TensorView, shape: [usize; 2], expected: &str) -> Result<Vec<f32>> {
+    if tensor.shape != shape {
+        fail!(
+            "tensor `{}`: expected {shape:?} ({expected}), found {:?}; is this an adapter of another base?",
+            tensor.name,
+            tensor.shape
+        )
+    }
+    decode(tensor)
 }
 
 /// A tensor's values; they are finite.
@@ -124,6 +147,17 @@ impl Adapter {
         full.parts.values_mut().for_each(|lora| lora.alpha *= self.strength);
         full
     }
+}
+
+/// Fails where one of several adapters has to be alone.
+pub(crate) fn check_together<'a>(adapters: impl Iterator<Item = &'a Adapter>) -> Result<()> {
+    let with_lengths: Vec<bool> = adapters.map(Adapter::has_magnitudes).collect();
+    if with_lengths.len() > 1 && with_lengths.contains(&true) {
+        fail!(
+            "an adapter that gives weights a length (DoRA) works alone; merge it into the base, then take others"
+        )
+    }
+    Ok(())
 }
 
 /// Fails where an adapter has something that a model of this configuration has not.

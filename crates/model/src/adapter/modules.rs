@@ -20,7 +20,7 @@ use super::Scales;
 use crate::arch::Architecture;
 use crate::config::DecoderConfig;
 use crate::error::{Result, fail};
-use crate::lora::{Adapter, Lora, Scaling};
+use crate::lora::{Adapter, Lora, Magnitude, Scaling};
 use crate::names::{Kind, Place, Source};
 
 /// A matrix of the base's file.
@@ -49,6 +49,8 @@ pub(super) struct Change {
     pub alpha: f32,
     /// How.
     pub scaling: Scaling,
+    /// `[outputs]`: the lengths of the changed rows, where they are learnt.
+    pub magnitude: Option<Vec<f32>>,
     /// The ranks of the projections where their pairs stand in blocks, as drawn above.
     pub blocks: Option<Vec<usize>>,
     /// What became of the scales when several changes were joined.
@@ -128,6 +130,9 @@ impl Module {
                 b: Matrix::from_f32(pool, [source.rows(), rank], &b),
                 alpha,
                 scaling: change.scaling,
+                magnitude: change.magnitude.as_ref().map(|m| {
+                    Magnitude::new((0..source.rows()).map(|row| m[source.stored_row(row)]).collect())
+                }),
             };
             all.push((source.to.place, lora));
         }
@@ -153,10 +158,14 @@ impl Module {
     }
 
     /// The change of the whole module; `None` where the adapter changes none of its projections.
-    pub fn join(&self, adapter: &Adapter) -> Option<Change> {
+    ///
+    /// # Errors
+    /// Only some of them have lengths of their own: the file has one for every output of the module, or none.
+    pub fn join(&self, adapter: &Adapter) -> Result<Option<Change>> {
         let parts: Vec<Option<&Lora>> =
             self.parts.iter().map(|source| adapter.parts.get(&source.to.place)).collect();
-        let first = *parts.iter().flatten().next()?;
+        let Some(&first) = parts.iter().flatten().next() else { return Ok(None) };
+        let magnitude = self.magnitude(&parts)?;
         let a = values(&first.a);
         let is_shared = parts.iter().all(|lora| {
             lora.is_some_and(|lora| {
@@ -173,7 +182,8 @@ impl Module {
                 place(&mut b, rank, source, 0, &values(&lora.b), lora.rank(), 1.0);
             }
             let (alpha, scaling) = (first.alpha, first.scaling);
-            return Some(Change { a, b, rank, alpha, scaling, blocks: None, scales: Scales::Kept });
+            let scales = Scales::Kept;
+            return Ok(Some(Change { a, b, rank, alpha, scaling, magnitude, blocks: None, scales }));
         }
 
         let ranks: Vec<usize> = parts.iter().map(|lora| lora.map_or(0, Lora::rank)).collect();
@@ -184,6 +194,7 @@ impl Module {
             rank,
             alpha: 0.0,
             scaling: first.scaling,
+            magnitude,
             blocks: None,
             scales: Scales::Kept,
         };
@@ -208,7 +219,30 @@ impl Module {
             column += lora.rank();
         }
         change.blocks = Some(ranks);
-        Some(change)
+        Ok(Some(change))
+    }
+
+    /// The lengths of all outputs, as the file has them.
+    fn magnitude(&self, parts: &[Option<&Lora>]) -> Result<Option<Vec<f32>>> {
+        fn own<'a>(lora: &Option<&'a Lora>) -> Option<&'a Magnitude> {
+            lora.and_then(|lora| lora.magnitude.as_ref())
+        }
+        if parts.iter().all(|lora| own(lora).is_none()) {
+            return Ok(None);
+        }
+        let mut all = vec![0.0; self.outputs];
+        for (source, lora) in self.parts.iter().zip(parts) {
+            let Some(magnitude) = own(lora).filter(|magnitude| magnitude.m.len() == source.rows()) else {
+                fail!(
+                    "`{}` holds several projections, and only some have lengths (DoRA); expected all of them to be targets",
+                    self.name
+                )
+            };
+            for (row, m) in magnitude.m.iter().enumerate() {
+                all[source.stored_row(row)] = *m;
+            }
+        }
+        Ok(Some(all))
     }
 }
 

@@ -22,7 +22,7 @@ use wootz_kernels::Pool;
 
 use super::config::{Config, MAX_RANK};
 use super::modules::{Change, Module, modules};
-use super::{Base, Scales, WriteOptions, decode};
+use super::{Base, Scales, WriteOptions, decode, decode_shaped};
 use crate::arch::Architecture;
 use crate::config::{DecoderConfig, Head};
 use crate::error::{Context, Result, fail};
@@ -72,7 +72,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn all(&self, pool: &Pool) -> Result<Adapter> {
-        let files = self.pairs()?;
+        let mut files = self.pairs()?;
         let modules = self.modules(&files)?;
         let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
         if let Some(name) = self.config.unknown_target(&names) {
@@ -95,6 +95,8 @@ impl Reader<'_> {
                 (None, false) => {}
                 (Some(pair), true) => {
                     let mut change = self.change(module, pair)?;
+                    change.magnitude =
+                        self.magnitude(module, files.magnitudes.remove(module.name.as_str()))?;
                     change.blocks = blocks.get(&module.name).cloned();
                     adapter.parts.extend(module.split(pool, &change));
                 }
@@ -108,6 +110,9 @@ impl Reader<'_> {
                     module.name
                 ),
             }
+        }
+        if let Some(tensor) = files.magnitudes.values().next() {
+            fail!("tensor `{}` belongs to no pair that is there", tensor.name)
         }
         let known: HashSet<&str> = names.into_iter().collect();
         if let Some(name) = files.pairs.keys().find(|name| !known.contains(**name)) {
@@ -125,8 +130,13 @@ impl Reader<'_> {
             let Some(rest) = name.strip_prefix(PREFIX) else {
                 fail!("tensor `{name}`: expected a name that begins with `{PREFIX}`")
             };
-            if rest.contains(".lora_magnitude_vector") {
-                fail!("tensor `{name}`: adapters with a magnitude for each output (DoRA) are not read")
+            if let Some((module, end)) = rest.split_once(".lora_magnitude_vector") {
+                // With the adapter's name and `.weight` behind it, or without.
+                let is_name = end.is_empty() || end.starts_with('.') && end.matches('.').count() <= 2;
+                if !is_name || files.magnitudes.insert(module, tensor).is_some() {
+                    fail!("tensor `{name}` is not part of an adapter as this program knows it")
+                }
+                continue;
             }
             if rest.contains(".lora_embedding_") {
                 fail!("tensor `{name}`: adapters of an embedding are not supported")
@@ -191,25 +201,42 @@ impl Reader<'_> {
                 a.shape
             )
         }
-        let values = |tensor: &TensorView, shape: [usize; 2], expected: &str| {
-            if tensor.shape != shape {
-                fail!(
-                    "tensor `{}`: expected {shape:?} ({expected}), found {:?}; is this an adapter of another base?",
-                    tensor.name,
-                    tensor.shape
-                )
-            }
-            decode(tensor)
-        };
         Ok(Change {
-            a: values(a, [rank, module.inputs], "rank, inputs")?,
-            b: values(b, [module.outputs, rank], "outputs, rank")?,
+            a: decode_shaped(a, [rank, module.inputs], "rank, inputs")?,
+            b: decode_shaped(b, [module.outputs, rank], "outputs, rank")?,
             rank,
             alpha: self.config.alpha(name)?,
             scaling: self.config.scaling,
+            magnitude: None,
             blocks: None,
             scales: Scales::Kept,
         })
+    }
+
+    /// The lengths of a module's outputs: there if use_dora says so, and only then.
+    fn magnitude(&self, module: &Module, tensor: Option<TensorView>) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = tensor else {
+            if self.config.magnitudes {
+                fail!("`{}.lora_magnitude_vector` is missing: {CONFIG} says use_dora", module.name)
+            }
+            return Ok(None);
+        };
+        if !self.config.magnitudes {
+            fail!(
+                "tensor `{}` is there, and {CONFIG} does not say use_dora; do the two belong together?",
+                tensor.name
+            )
+        }
+        // Older versions keep a dimension of 1.
+        if tensor.elements() != module.outputs || tensor.shape.iter().filter(|&&len| len != 1).count() > 1 {
+            fail!(
+                "tensor `{}`: expected [{}] (outputs), found {:?}; is this an adapter of another base?",
+                tensor.name,
+                module.outputs,
+                tensor.shape
+            )
+        }
+        Ok(Some(decode(&tensor)?))
     }
 
     /// What [`BLOCKS`] says; a note that makes no sense says nothing.
@@ -294,6 +321,8 @@ impl Reader<'_> {
 struct Files<'a> {
     /// A and B by module.
     pairs: BTreeMap<&'a str, [Option<TensorView<'a>>; 2]>,
+    /// The lengths of outputs, by module.
+    magnitudes: BTreeMap<&'a str, TensorView<'a>>,
     /// The others.
     whole: Vec<TensorView<'a>>,
 }
@@ -335,7 +364,7 @@ pub(super) fn write(folder: &Path, base: &Base, adapter: &Adapter, options: &Wri
     let modules = modules(base.architecture, base.config, Format::Safetensors)?;
     let mut changes = Vec::new();
     for module in &modules {
-        if let Some(change) = module.join(adapter) {
+        if let Some(change) = module.join(adapter)? {
             changes.push((module, change));
         }
     }
@@ -351,6 +380,9 @@ pub(super) fn write(folder: &Path, base: &Base, adapter: &Adapter, options: &Wri
     for (Module { name, inputs, outputs, .. }, change) in &changes {
         push(format!("{name}.lora_A.weight"), vec![change.rank, *inputs], &change.a[..]);
         push(format!("{name}.lora_B.weight"), vec![*outputs, change.rank], &change.b[..]);
+        if let Some(magnitude) = &change.magnitude {
+            push(format!("{name}.lora_magnitude_vector"), vec![*outputs], magnitude);
+        }
     }
     for (name, shape, values) in &saved {
         push(name.clone(), shape.clone(), values);
@@ -422,6 +454,13 @@ fn config_json(
             first.scaling
         )
     }
+    let magnitudes = first.magnitude.is_some();
+    if let Some((module, _)) = changes.iter().find(|(_, change)| change.magnitude.is_some() != magnitudes) {
+        fail!(
+            "`{}` and others: only some have lengths (DoRA); PEFT's config has one use_dora for all",
+            module.name
+        )
+    }
     let rank = commonest(changes.iter().map(|(_, change)| change.rank)).unwrap_or(first.rank);
     let alpha = commonest(changes.iter().map(|(_, change)| change.alpha.to_bits()));
     let alpha = alpha.map_or(first.alpha, f32::from_bits);
@@ -451,7 +490,7 @@ fn config_json(
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
         "use_rslora": first.scaling == Scaling::RootOfRank,
-        "use_dora": false,
+        "use_dora": magnitudes,
         "lora_dropout": number(adapter.dropout),
         "bias": "none",
         "fan_in_fan_out": changes.iter().any(|(module, _)| module.transposed),

@@ -278,7 +278,7 @@ fn llmc_name(id: TensorId) -> Option<&'static str> {
     match id.kind {
         Kind::Weight => Some(names[0]),
         Kind::Bias => Some(names[1]),
-        Kind::LoraA | Kind::LoraB => None,
+        Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude => None,
     }
 }
 

@@ -13,7 +13,7 @@ mod mlp;
 
 use crate::config::{DecoderConfig, Norm};
 use crate::gradients::{Gradients, Pair};
-use crate::lora::{self, Adapter, Low};
+use crate::lora::{self, Active, Adapter, Low};
 use crate::names::{Part, Place, TensorId};
 use crate::weights::{Layer, Linear, NormWeights};
 use wootz_kernels::Pool;
@@ -139,6 +139,8 @@ pub(crate) struct Products {
     pub inputs: [Inputs; 3],
     pub columns: Columns,
     pub low: Low,
+    /// Gradients of outputs before their lengths were changed.
+    pub dv: [Vec<f32>; 3],
 }
 
 impl Network<'_> {
@@ -167,7 +169,10 @@ impl Network<'_> {
             })
             .collect();
         matmul(self.pool, &prepared, &mut wanted);
-        lora::forward(self.pool, &self.active(projections), x, &mut products.low, &mut outputs);
+        let active = self.active(projections);
+        lora::forward(self.pool, &active, x, &mut products.low, &mut outputs);
+        let biases = projections.map(|projection| projection.linear.bias.as_deref());
+        lora::forward_magnitudes(self.pool, &active, &mut products.low, &mut outputs, &biases);
     }
 
     /// Backward of [`Network::linear`]: dx is set; gradients of weights, biases and adapters are set or added to, as
@@ -193,13 +198,34 @@ impl Network<'_> {
         let operand = outputs[0].0.linear.weight.gradient_operand();
         weight_gradient(self.pool, &mut products.columns, x, [rows, width], operand, &mut wanted, write);
         let active = self.active(outputs.map(|(projection, _)| projection));
-        lora::backward(self.pool, &active, x, &outputs.map(|(_, dy)| dy), products, gradients);
-        let Some(dx) = dx else { return };
-        dx.resize(rows * width, 0.0);
+        let mut dv = std::mem::take(&mut products.dv);
+        self.magnitudes_backward(products, &active, x, &outputs, &mut dv, gradients);
+        let mut dy = outputs.map(|(_, dy)| dy);
+        for change in active.iter().filter(|change| change.lora.magnitude.is_some()) {
+            dy[change.output] = &dv[change.output];
+        }
+        lora::backward(self.pool, &active, x, &dy, products, gradients);
+        if let Some(dx) = dx {
+            let projections = outputs.map(|(projection, _)| projection);
+            self.inputs_backward(products, &active, projections, dy, dx);
+        }
+        products.dv = dv;
+    }
+
+    /// `dx = Σ dy w`, over several projections of the same rows and what adapters add to them.
+    fn inputs_backward<const N: usize>(
+        &self,
+        products: &mut Products,
+        active: &[Active],
+        projections: [Projection; N],
+        dy: [&[f32]; N],
+        dx: &mut Vec<f32>,
+    ) {
+        let weight = &projections[0].linear.weight;
+        let rows = dy[0].len() / weight.rows();
+        dx.resize(rows * weight.cols(), 0.0);
         let Products { inputs, low, .. } = products;
-        let mut terms: Vec<Term> = outputs
-            .iter()
-            .zip(inputs.iter_mut())
+        let mut terms: Vec<Term> = (projections.iter().zip(dy).zip(inputs.iter_mut()))
             .map(|((Projection { linear, .. }, dy), inputs)| {
                 let size = [rows, linear.weight.rows()];
                 let operand = std::iter::once(linear.weight.gradient_operand());
@@ -208,7 +234,7 @@ impl Network<'_> {
             .collect();
         terms.extend(active.iter().zip(&low.dh).filter_map(|(change, dh)| change.term(dh)));
         input_gradient(self.pool, &terms, dx, Write::Set);
-        lora::add_dropped(self.pool, &active, low, dx);
+        lora::add_dropped(self.pool, active, low, dx);
     }
 
     /// The norm that this decoder has everywhere, or the one over heads, which is never a LayerNorm.

@@ -52,6 +52,9 @@ pub struct Settings {
     pub lora_targets: Vec<String>,
     /// Share of a projection's inputs that is left out at random.
     pub lora_dropout: f32,
+    /// The lengths of weights are learnt beside their directions.
+    #[serde(default)]
+    pub dora: bool,
     /// The scale is α / √r instead of α / r.
     pub rslora: bool,
     /// An adapter to go on with, in place of a new one.
@@ -95,6 +98,7 @@ impl Settings {
             alpha: self.lora_alpha,
             scaling: if self.rslora { Scaling::RootOfRank } else { Scaling::Rank },
             targets: targets(&self.lora_targets, has)?,
+            magnitudes: self.dora,
             dropout: self.lora_dropout,
             seed: self.learning.seed,
         })
@@ -110,6 +114,9 @@ impl Settings {
         }
         if self.batch == 0 || self.accumulate == 0 {
             fail!("--batch {} --accumulate {}: expected at least 1", self.batch, self.accumulate);
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            fail!("--lora-dropout {}: expected a share from 0 to below 1", self.lora_dropout);
         }
         self.learning.check()?;
         self.meanwhile.check()
