@@ -4,8 +4,9 @@ use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
 use crate::commands::{
-    bench, chat, check, data, export, generate, inspect, merge, quantize, sft, tokenizer, train,
+    bench, chat, check, data, export, generate, inspect, merge, pull, quantize, sft, tokenizer, train,
 };
+use crate::hub;
 
 /// The whole life of a language model in one program.
 #[derive(Debug, clap::Parser)]
@@ -13,7 +14,24 @@ use crate::commands::{
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
+    /// Ask nothing of the network: a model of the hub must be in the cache already
+    #[arg(long, global = true)]
+    offline: bool,
+}
+
+impl Args {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Those of the command; an instruction set in `WOOTZ_ISA` that this machine has not.
+    pub fn run(self) -> Result<()> {
+        IsaKind::check_environment().map_err(anyhow::Error::msg)?;
+        if self.offline {
+            hub::stay_offline();
+        }
+        self.command.run()
+    }
 }
 
 /// What the program can do.
@@ -41,17 +59,14 @@ pub enum Command {
     Export(export::ExportArgs),
     /// Put adapters into a model's weights, and measure what that changes
     Merge(Box<merge::MergeArgs>),
+    /// Download a model, an adapter or a data set from the Hugging Face hub
+    Pull(pull::PullArgs),
     /// Measure this machine, the kernels, or a model
     Bench(bench::BenchArgs),
 }
 
 impl Command {
-    /// Does it.
-    ///
-    /// # Errors
-    /// Those of the command; an instruction set in `WOOTZ_ISA` that this machine has not.
-    pub fn run(self) -> Result<()> {
-        IsaKind::check_environment().map_err(anyhow::Error::msg)?;
+    fn run(self) -> Result<()> {
         match self {
             Command::Train(args) => train::run(*args),
             Command::Sft(args) => sft::run(*args),
@@ -64,6 +79,7 @@ impl Command {
             Command::Quantize(args) => quantize::run(*args),
             Command::Export(args) => export::run(args),
             Command::Merge(args) => merge::run(*args),
+            Command::Pull(args) => pull::run(args),
             Command::Bench(args) => bench::run(args),
         }
     }

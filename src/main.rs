@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod hub;
 mod interrupt;
 mod model_arg;
 
@@ -11,7 +12,7 @@ use clap::Parser as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match args::Args::parse().command.run() {
+    match args::Args::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<interrupt::Interrupted>() => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) => {

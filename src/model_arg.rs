@@ -6,6 +6,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use wootz_hub::complete::Need;
+use wootz_hub::{Kind, Reference};
+
+use crate::hub;
 
 /// The name of the built-in model, which is also the one to take when none is named.
 pub const STORY: &str = "story";
@@ -20,11 +24,24 @@ const STORY_FILE: &[u8] = include_bytes!("../assets/story.gguf");
 ///
 /// `story`, or none, is the built-in model (a file of that name is `./story`). A path that exists is taken as it is; of a
 /// training run's folder, the newest whole checkpoint.
-/// `ORGANISATION/NAME` is looked up in the hub's cache.
+/// `ORGANISATION/NAME`, perhaps with a revision and the name of one of its GGUF models, is taken from the hub's cache, and
+/// downloaded if it is not there.
 ///
 /// # Errors
 /// There is no such model; the message says where it was looked for.
 pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
+    resolve_for(model, Need::Model)
+}
+
+/// As [`resolve`], for somebody who wants the tokenizer only: no weights are downloaded where it can be had without.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_tokenizer(model: &str) -> Result<PathBuf> {
+    resolve_for(Some(model), Need::Tokenizer)
+}
+
+fn resolve_for(model: Option<&str>, need: Need) -> Result<PathBuf> {
     let model = model.unwrap_or(STORY);
     if model == STORY {
         return story();
@@ -48,20 +65,21 @@ pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    let Some((organisation, name)) = hub_id(model) else {
+    let Some(reference) = Reference::parse(Kind::Model, model) else {
         bail!(
             "no model at {model}: there is no such file or folder, and it is no hub id (ORGANISATION/NAME) and not \
              `{STORY}`, the built-in model"
         );
     };
-    let Some(hub) = hub_cache() else {
-        bail!("no model at {model}, and no hub cache to look for it: neither HF_HOME nor HOME is set");
-    };
-    snapshot(&hub, organisation, name)
+    let path = hub::find(&reference, need)?;
+    if need == Need::Model && wootz_model::adapter::is_adapter(&path) {
+        bail!("{model}: is an adapter; name the model that it is for, and give --adapter {model}");
+    }
+    Ok(path)
 }
 
 /// The path of an adapter: a folder of PEFT's, a GGUF adapter, a training run (what its newest whole checkpoint holds), or
-/// `ORGANISATION/NAME` in the hub's cache.
+/// `ORGANISATION/NAME` on the hub.
 ///
 /// # Errors
 /// There is no such adapter; the message says where it was looked for.
@@ -73,15 +91,12 @@ pub fn resolve_adapter(name: &str) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    let Some((organisation, model)) = hub_id(name) else {
+    let Some(reference) = Reference::parse(Kind::Model, name) else {
         bail!(
             "no adapter at {name}: there is no such file or folder, and it is no hub id (ORGANISATION/NAME)"
         );
     };
-    let Some(hub) = hub_cache() else {
-        bail!("no adapter at {name}, and no hub cache to look for it: neither HF_HOME nor HOME is set");
-    };
-    snapshot(&hub, organisation, model)
+    hub::find(&reference, Need::Model)
 }
 
 /// The adapter of a checkpoint: itself, or a folder in it.
@@ -100,48 +115,6 @@ fn adapter_of(checkpoint: &Path) -> Result<PathBuf> {
 /// Whether this is the built-in model.
 pub fn is_story(model: Option<&str>) -> bool {
     model.is_none_or(|model| model == STORY)
-}
-
-/// `ORGANISATION/NAME`, of the characters that the hub allows.
-fn hub_id(model: &str) -> Option<(&str, &str)> {
-    let is_name = |part: &str| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
-    };
-    model.split_once('/').filter(|(organisation, name)| is_name(organisation) && is_name(name))
-}
-
-/// Where Hugging Face's tools keep what they downloaded.
-fn hub_cache() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("HF_HUB_CACHE")
-        .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface/hub")))
-}
-
-/// The downloaded revision `main` of a model.
-fn snapshot(hub: &Path, organisation: &str, name: &str) -> Result<PathBuf> {
-    let folder = hub.join(format!("models--{organisation}--{name}"));
-    let main = folder.join("refs/main");
-    let Ok(revision) = fs::read_to_string(&main) else {
-        bail!(
-            "{organisation}/{name} is no file or folder, and not in the hub cache ({}). Models are not downloaded yet \
-             (`wootz pull` will): download it with `hf download {organisation}/{name}`, or give the path of a model",
-            folder.display()
-        );
-    };
-    let revision = revision.trim();
-    let path = folder.join("snapshots").join(revision);
-    let is_plain = !revision.is_empty() && revision.chars().all(|c| c.is_ascii_alphanumeric());
-    if !is_plain || !path.is_dir() {
-        bail!(
-            "{organisation}/{name}: {} names revision {revision:?}, which is not in {}; download the model again",
-            main.display(),
-            folder.join("snapshots").display()
-        );
-    }
-    Ok(path)
 }
 
 /// The built-in model as a file: models are opened by path and memory-mapped.
@@ -188,31 +161,6 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("wootz-model-arg-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         folder
-    }
-
-    #[test]
-    fn hub_ids_are_two_plain_names() {
-        assert_eq!(hub_id("Qwen/Qwen3-0.6B"), Some(("Qwen", "Qwen3-0.6B")));
-        for path in ["story", "a/b/c", "/a", "a/", "./a", "../a", "a/..", "a/b c", ""] {
-            assert_eq!(hub_id(path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn finds_a_snapshot_or_says_what_to_do() {
-        let hub = folder("hub");
-        let error = snapshot(&hub, "a", "b").unwrap_err().to_string();
-        assert!(error.contains("hf download a/b"), "{error}");
-        let model = hub.join("models--a--b");
-        fs::create_dir_all(model.join("refs")).unwrap();
-        fs::create_dir_all(model.join("snapshots/0123abcd")).unwrap();
-        fs::write(model.join("refs/main"), "0123abcd\n").unwrap();
-        assert_eq!(snapshot(&hub, "a", "b").unwrap(), model.join("snapshots/0123abcd"));
-        for bad in ["gone", "", "../.."] {
-            fs::write(model.join("refs/main"), bad).unwrap();
-            assert!(snapshot(&hub, "a", "b").unwrap_err().to_string().contains("download the model again"));
-        }
-        fs::remove_dir_all(hub).unwrap();
     }
 
     #[test]

@@ -364,7 +364,7 @@ fn what_cannot_be_done_is_explained() {
     let fails = |args: &[&str]| failure(1, &[&["generate"], args].concat(), b"");
     let missing = fails(&["/no/such/model.gguf", "-p", "a"]);
     assert!(missing.contains("/no/such/model.gguf"), "{missing}");
-    assert!(fails(&["some/model", "-p", "a"]).contains("hub cache"));
+    assert!(fails(&["some/model", "-p", "a", "--offline"]).contains("hub's cache"));
     let empty = folder.file("empty.gguf", "");
     assert!(fails(&[&empty, "-p", "a"]).contains("empty"));
     let bare = Folder::new();

@@ -12,6 +12,7 @@ pub mod generate;
 pub mod inspect;
 mod memory;
 pub mod merge;
+pub mod pull;
 pub mod quantize;
 mod settings;
 pub mod sft;

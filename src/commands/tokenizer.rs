@@ -120,7 +120,7 @@ pub fn named(name: &str) -> Result<Named> {
             Ok(Named { tokenizer, json: Some(json) })
         }
         _ => {
-            let path = crate::model_arg::resolve(Some(name))
+            let path = crate::model_arg::resolve_tokenizer(name)
                 .with_context(|| format!("no tokenizer {name} (gpt2 and bytes are built in)"))?;
             let tokenizer = wootz_model::load::tokenizer(&path)?;
             let beside = path.join("tokenizer.json");

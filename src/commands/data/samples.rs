@@ -51,7 +51,7 @@ impl SampleArgs {
     /// # Errors
     /// There is none, or it is damaged.
     pub fn tokenizer(&self, model: &str) -> Result<Tokenizer> {
-        let mut tokenizer = load::tokenizer(&model_arg::resolve(Some(model))?)?;
+        let mut tokenizer = load::tokenizer(&model_arg::resolve_tokenizer(model)?)?;
         if let Some(file) = &self.template {
             tokenizer.set_chat_template(load::chat_template(file)?);
         }

@@ -1,0 +1,72 @@
+//! The crate's one error type.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: one message, and what caused it.
+///
+/// A message names the thing, what was expected, what was found and, where it helps, what to do; lower case, no full stop.
+/// No message holds a token, or the part of an address that signs it.
+#[derive(Debug)]
+pub struct Error {
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with no further cause.
+    pub fn new(message: impl Into<String>) -> Error {
+        Error { message: message.into(), source: None }
+    }
+
+    /// An error that `source` caused.
+    pub fn caused_by(
+        message: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Error {
+        Error { message: message.into(), source: Some(source.into()) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if f.alternate() {
+            let mut cause = self.source();
+            while let Some(error) = cause {
+                write!(f, ": {error}")?;
+                cause = error.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Adds a message to an error on its way up.
+pub(crate) trait Context<T> {
+    /// Wraps an error under `message()`, which is made only when there is one.
+    fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
+}
+
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Result<T, E> {
+    fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T> {
+        self.map_err(|error| Error::caused_by(message(), error))
+    }
+}
+
+/// Returns an [`Error`] with a formatted message.
+macro_rules! fail {
+    ($($arg:tt)*) => {
+        return Err($crate::error::Error::new(format!($($arg)*)))
+    };
+}
+pub(crate) use fail;
