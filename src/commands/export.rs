@@ -13,7 +13,7 @@ use wootz_model::flops::parameters;
 use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::Adapter;
 use wootz_model::merge::Merged;
-use wootz_model::save::{self, CheckpointTensors, Existing, SaveFormat, SaveOptions};
+use wootz_model::save::{self, CheckpointTensors, Existing, OnnxGraph, OnnxOptions, SaveFormat, SaveOptions};
 use wootz_text::Tokenizer;
 
 use super::comparison;
@@ -25,14 +25,21 @@ use super::staged::Staged;
 pub struct ExportArgs {
     /// A run, a folder, a .gguf, a .bin, or an id of the hub
     model: String,
-    /// What to write: NAME.gguf, NAME.bin (llm.c, GPT-2 only), or a folder (safetensors, as transformers reads it)
+    /// What to write: NAME.gguf, NAME.onnx, NAME.bin (llm.c, GPT-2 only), or a folder (safetensors, as transformers reads
+    /// it; with `--format onnx` model.onnx and the tokenizer's files)
     out: PathBuf,
-    /// `hf`, `gguf` or `llmc` [default: by the name]
+    /// `hf`, `gguf`, `onnx` or `llmc` [default: by the name]
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Type of the weights: `f32`, `bf16`, or `f16` (not llm.c)
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     dtype: TypeArg,
+    /// Of ONNX: what the graph is [default: plain]
+    #[arg(long, value_name = "GRAPH")]
+    graph: Option<GraphArg>,
+    /// Of ONNX: weights in a second file, NAME.onnx.data, also where one file has room for them (2 GB)
+    #[arg(long)]
+    external_data: bool,
     #[command(flatten)]
     adapters: AdapterArgs,
     /// Do not run what was written beside the original
@@ -68,13 +75,34 @@ impl TypeArg {
     }
 }
 
+/// The graph of an ONNX model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum GraphArg {
+    /// From token ids to logits
+    Plain,
+    /// With the keys and values of earlier tokens as inputs and outputs
+    Cache,
+    /// Weights alone, as transformers has them
+    Weights,
+}
+
+impl GraphArg {
+    fn graph(self) -> OnnxGraph {
+        match self {
+            GraphArg::Plain => OnnxGraph::Plain,
+            GraphArg::Cache => OnnxGraph::Cache,
+            GraphArg::Weights => OnnxGraph::Weights,
+        }
+    }
+}
+
 /// Writes the model, with adapters merged into it if there are any.
 ///
 /// # Errors
 /// A model that cannot be read, or that the format has no words for; a file that is there already; the disk.
 pub fn run(args: ExportArgs) -> Result<()> {
     let path = crate::model_arg::resolve(Some(&args.model))?;
-    let format = format(&args.out, args.format.as_deref())?;
+    let format = with_options(format(&args.out, args.format.as_deref())?, &args)?;
     let dtype = args.dtype.dtype();
     let checkpoint = load::open(&path)?;
     let (architecture, config) = identify(&checkpoint)?;
@@ -90,13 +118,18 @@ pub fn run(args: ExportArgs) -> Result<()> {
         tokenizer: tokenizer.as_ref(),
     };
     let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
-    // Known before the work begins.
-    existing.check(&main_file(&args.out, format))?;
-    let staged = Staged::new(&args.out, existing)?;
-    model.save(&staged.path(), format, dtype, existing)?;
-    let found = if args.no_check { None } else { Some(model.test(&staged.path(), dtype)?) };
-    staged.publish()?;
-    let bytes = size(&args.out).with_context(|| format!("{}: was written", args.out.display()))?;
+    let found = match format {
+        SaveFormat::Hf => model.write_and_test(&args, format, existing, &args.out.join("config.json"))?,
+        SaveFormat::Gguf | SaveFormat::LlmC => model.write_and_test(&args, format, existing, &args.out)?,
+        // Nothing here runs it; and it is whole or not there by itself.
+        SaveFormat::Onnx(_) => {
+            model.save(&args.out, format, dtype, existing)?;
+            None
+        }
+    };
+    let files = format.files(&args.out);
+    let sizes: std::io::Result<Vec<u64>> = files.iter().map(|file| size(file)).collect();
+    let bytes: u64 = sizes.with_context(|| format!("{}: was written", args.out.display()))?.iter().sum();
     if args.json {
         let mut result = json!({
             "path": args.out.display().to_string(),
@@ -109,27 +142,61 @@ pub fn run(args: ExportArgs) -> Result<()> {
         if let Some(found) = &found {
             comparison::add(found, &mut result);
         }
-        println!("{result}");
-    } else {
-        println!(
-            "{}: {} as {format}, {dtype}, {:.1} million parameters, {:.1} MB",
-            args.out.display(),
-            architecture.name,
-            parameters(&config) as f64 / 1e6,
-            bytes as f64 / 1e6
-        );
-        if let Some(found) = &found {
-            println!("against the original, {found}");
+        if let SaveFormat::Onnx(onnx) = format {
+            result["graph"] = onnx.graph.name().into();
+            result["files"] = files.iter().map(|file| file.display().to_string()).collect();
         }
+        println!("{result}");
+        return Ok(());
+    }
+    println!(
+        "{}: {} as {format}, {dtype}, {:.1} million parameters, {:.1} MB",
+        args.out.display(),
+        architecture.name,
+        parameters(&config) as f64 / 1e6,
+        bytes as f64 / 1e6
+    );
+    if let Some(found) = &found {
+        println!("against the original, {found}");
+    }
+    if let SaveFormat::Onnx(onnx) = format {
+        describe(onnx.graph, &files, &args.out);
     }
     Ok(())
 }
 
-/// The file that says that the whole is there.
-fn main_file(out: &Path, format: SaveFormat) -> PathBuf {
+/// Says what goes into the graph and comes out, and what else it takes.
+fn describe(graph: OnnxGraph, files: &[PathBuf], out: &Path) {
+    match graph {
+        OnnxGraph::Plain => println!("input_ids [batch, sequence] -> logits [batch, sequence, vocabulary]"),
+        OnnxGraph::Cache => println!(
+            "input_ids, attention_mask, past_key_values.N.key and .value -> logits, present.N.key and .value"
+        ),
+        OnnxGraph::Weights => println!("nothing is computed; each weight is an initialiser and an output"),
+    }
+    if let [_, data] = files {
+        println!("the weights are in {}, which belongs beside the model", data.display());
+    }
+    if files.iter().any(|file| file == out) {
+        println!("the tokenizer is not in it; `--format onnx FOLDER` writes a folder with both");
+    }
+}
+
+/// The format with what the flags say of it.
+fn with_options(format: SaveFormat, args: &ExportArgs) -> Result<SaveFormat> {
     match format {
-        SaveFormat::Hf => out.join("config.json"),
-        SaveFormat::Gguf | SaveFormat::LlmC => out.to_owned(),
+        SaveFormat::Onnx(options) => Ok(SaveFormat::Onnx(OnnxOptions {
+            graph: args.graph.map_or(options.graph, GraphArg::graph),
+            longest_file: if args.external_data { 0 } else { options.longest_file },
+        })),
+        SaveFormat::Hf | SaveFormat::Gguf | SaveFormat::LlmC => {
+            if args.graph.is_some() || args.external_data {
+                bail!(
+                    "--graph and --external-data are for ONNX, and this is {format}; name the file NAME.onnx"
+                );
+            }
+            Ok(format)
+        }
     }
 }
 
@@ -165,6 +232,24 @@ impl Model<'_> {
             existing,
         };
         Ok(save::save(out, self.architecture, merged.config(), &merged, &options)?)
+    }
+
+    /// Writes it, and runs it beside the original unless that is not wanted; `main_file` says that the whole is there.
+    fn write_and_test(
+        &self,
+        args: &ExportArgs,
+        format: SaveFormat,
+        existing: Existing,
+        main_file: &Path,
+    ) -> Result<Option<Comparison>> {
+        let dtype = args.dtype.dtype();
+        // Known before the work begins.
+        existing.check(main_file)?;
+        let staged = Staged::new(&args.out, existing)?;
+        self.save(&staged.path(), format, dtype, existing)?;
+        let found = if args.no_check { None } else { Some(self.test(&staged.path(), dtype)?) };
+        staged.publish()?;
+        Ok(found)
     }
 
     /// Runs a few texts through the model and through what was written of it.
@@ -216,14 +301,13 @@ pub(super) fn tokenizer(path: &Path) -> Option<Tokenizer> {
 /// As it was said, or by the ending of the name.
 pub(super) fn format(out: &Path, name: Option<&str>) -> Result<SaveFormat> {
     if let Some(name) = name {
-        return SaveFormat::from_name(name).with_context(|| {
-            let names: Vec<&str> = SaveFormat::ALL.iter().map(|format| format.name()).collect();
-            format!("--format {name}: expected one of {}", names.join(", "))
-        });
+        return SaveFormat::from_name(name)
+            .with_context(|| format!("--format {name}: expected one of {}", SaveFormat::NAMES.join(", ")));
     }
     match out.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => Ok(SaveFormat::Gguf),
         Some("bin") => Ok(SaveFormat::LlmC),
+        Some("onnx") => Ok(SaveFormat::Onnx(OnnxOptions::default())),
         None => Ok(SaveFormat::Hf),
         Some(_) if out.is_dir() => Ok(SaveFormat::Hf),
         Some(other) => bail!("{}: `.{other}` says nothing of the format; give --format", out.display()),

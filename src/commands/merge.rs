@@ -141,6 +141,12 @@ impl Task<'_> {
     fn merge(&self, dtype: DType) -> Result<Written> {
         let out = &self.args.out;
         let format = export::format(out, self.args.format.as_deref())?;
+        match format {
+            SaveFormat::Hf | SaveFormat::Gguf | SaveFormat::LlmC => {}
+            SaveFormat::Onnx(_) => bail!(
+                "what is merged is read again and compared, and ONNX is not read; `wootz export --adapter` writes it"
+            ),
+        }
         let model = export::Model {
             path: self.path,
             checkpoint: &self.checkpoint,

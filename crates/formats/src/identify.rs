@@ -68,6 +68,9 @@ fn kind_of(file: &[u8], path: &Path) -> Result<FileKind, Error> {
         "safetensors" => Ok(FileKind::Model(Format::Safetensors)),
         "bin" if llama2c::parse(file).is_err() && looks_like_tokens(file) => Ok(FileKind::Tokens),
         "bin" => Ok(FileKind::Model(Format::Llama2C)),
+        "onnx" => {
+            Err(Error::unsupported("ONNX is written and not read; give the model that this file was made of"))
+        }
         _ => Err(Error::unsupported(
             "the format is not known; GGUF, safetensors, llm.c's .bin (versions 3 and 5) and llama2.c's .bin (legacy) \
              are read",
@@ -106,6 +109,7 @@ mod tests {
         assert_eq!(of(&1.5f32.to_le_bytes(), "x.bin"), Ok(FileKind::Model(Format::Llama2C)));
         assert_eq!(of(b"broken", "x.gguf"), Ok(FileKind::Model(Format::Gguf)));
         assert!(of(b"hello, world", "x.txt").is_err());
+        assert!(of(b"\x08\x08", "x.onnx").unwrap_err().contains("written and not read"));
         assert!(of(b"", "x.gguf").is_err());
     }
 

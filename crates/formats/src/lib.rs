@@ -21,6 +21,7 @@ mod identify;
 pub mod llama2c;
 pub mod llmc;
 mod mmap;
+pub mod onnx;
 pub mod safetensors;
 mod tensor;
 pub mod tokens;

@@ -43,46 +43,81 @@ pub(super) fn save(
     tensors: &dyn Tensors,
     options: &SaveOptions,
 ) -> Result<()> {
-    let (mut keys, written) = architecture.config_json(config)?;
-    let Some((_, dtype)) = DTYPE_NAMES.iter().find(|(dtype, _)| *dtype == options.dtype) else {
-        fail!("config.json has no name for {}", options.dtype)
-    };
-    keys.insert("torch_dtype".into(), json!(dtype));
-    keys.insert("bos_token_id".into(), json!(options.tokenizer.and_then(Tokenizer::bos)));
-    keys.insert("eos_token_id".into(), json!(options.tokenizer.and_then(Tokenizer::eos)));
+    let (files, written) = Folder::new(architecture, config, options)?;
     let all = stored(architecture, &written, Format::Safetensors, |_| options.dtype)?;
     let shift = NormShift::new(config.norm, written.norm);
-    let tokenizer = tokenizer_files(options)?;
-
-    check_folder(folder, &tokenizer, options.existing)?;
-    fs::create_dir_all(folder).context(|| format!("cannot make the folder {}", folder.display()))?;
     let specs: Vec<TensorSpec> = all.iter().map(|stored| stored.spec.clone()).collect();
     let fill = &mut |index: usize, file: &mut dyn Write| all[index].write(tensors, shift, &mut encode, file);
     // Without this note transformers refuses the file.
     let notes = [("format", "pt")];
-    safetensors::write_streamed(&folder.join(WEIGHTS), &specs, &notes, fill).context(|| "the weights")?;
-    for (name, bytes) in &tokenizer {
-        write_atomically(&folder.join(name), |file| file.write_all(bytes)).context(|| "the tokenizer")?;
-    }
-    // Last: a folder without it is no model.
-    write_atomically(&folder.join(CONFIG), |file| file.write_all(&pretty(&keys)?))
-        .context(|| "the configuration")
+    let weights = folder.join(WEIGHTS);
+    files.write(folder, &[&weights], || {
+        safetensors::write_streamed(&weights, &specs, &notes, fill).context(|| "the weights")
+    })
 }
 
-/// Fails where a file is that is not to be replaced, or one that would be read with the new ones and is not of them.
-fn check_folder(folder: &Path, tokenizer: &[(&str, Vec<u8>)], existing: Existing) -> Result<()> {
-    for name in tokenizer.iter().map(|(name, _)| *name).chain([WEIGHTS, CONFIG]) {
-        existing.check(&folder.join(name))?;
+/// A folder as transformers reads it, but for the weights: config.json and what belongs to the tokenizer.
+pub(super) struct Folder {
+    config: Map<String, Value>,
+    tokenizer: Vec<(&'static str, Vec<u8>)>,
+    existing: Existing,
+}
+
+impl Folder {
+    /// The folder's files, and the configuration that they say the weights have.
+    pub fn new(
+        architecture: &Architecture,
+        config: &DecoderConfig,
+        options: &SaveOptions,
+    ) -> Result<(Self, DecoderConfig)> {
+        let (mut keys, written) = architecture.config_json(config)?;
+        let Some((_, dtype)) = DTYPE_NAMES.iter().find(|(dtype, _)| *dtype == options.dtype) else {
+            fail!("config.json has no name for {}", options.dtype)
+        };
+        keys.insert("torch_dtype".into(), json!(dtype));
+        keys.insert("bos_token_id".into(), json!(options.tokenizer.and_then(Tokenizer::bos)));
+        keys.insert("eos_token_id".into(), json!(options.tokenizer.and_then(Tokenizer::eos)));
+        let tokenizer = tokenizer_files(options)?;
+        Ok((Folder { config: keys, tokenizer, existing: options.existing }, written))
     }
-    let is_written = |name: &str| tokenizer.iter().any(|(written, _)| *written == name);
-    let others = TOKENIZER_FILES.iter().filter(|name| !tokenizer.is_empty() && !is_written(name));
-    for name in ["model.safetensors.index.json"].iter().chain(others) {
-        let path = folder.join(name);
-        if path.exists() {
-            fail!("{} belongs to another model; remove it, or choose a folder without one", path.display());
+
+    /// Writes the folder; `write_weights` makes the files `weights` in it.
+    pub fn write(
+        &self,
+        folder: &Path,
+        weights: &[&Path],
+        write_weights: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        weights.iter().try_for_each(|path| self.existing.check(path))?;
+        self.check(folder)?;
+        fs::create_dir_all(folder).context(|| format!("cannot make the folder {}", folder.display()))?;
+        write_weights()?;
+        for (name, bytes) in &self.tokenizer {
+            write_atomically(&folder.join(name), |file| file.write_all(bytes)).context(|| "the tokenizer")?;
         }
+        // Last: a folder without it is no model.
+        write_atomically(&folder.join(CONFIG), |file| file.write_all(&pretty(&self.config)?))
+            .context(|| "the configuration")
     }
-    Ok(())
+
+    /// Fails where a file is that is not to be replaced, or one that would be read with the new ones and is not of them.
+    fn check(&self, folder: &Path) -> Result<()> {
+        for name in self.tokenizer.iter().map(|(name, _)| *name).chain([CONFIG]) {
+            self.existing.check(&folder.join(name))?;
+        }
+        let is_written = |name: &str| self.tokenizer.iter().any(|(written, _)| *written == name);
+        let others = TOKENIZER_FILES.iter().filter(|name| !self.tokenizer.is_empty() && !is_written(name));
+        for name in ["model.safetensors.index.json"].iter().chain(others) {
+            let path = folder.join(name);
+            if path.exists() {
+                fail!(
+                    "{} belongs to another model; remove it, or choose a folder without one",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The tokenizer's files and what generation stops at: copies of a folder's, or written anew.

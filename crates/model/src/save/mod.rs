@@ -1,4 +1,4 @@
-//! From a model to a file: a Hugging Face folder, a GGUF, llm.c's `.bin`.
+//! From a model to a file: a Hugging Face folder, a GGUF, llm.c's `.bin`, ONNX.
 //!
 //! [`save`] takes the configuration, the architecture that it is written as, and [`Tensors`]: whoever has the parameters
 //! gives them one at a time, in the canonical orientation of [`crate::names`]. So memory stays at a few tensors,
@@ -11,12 +11,14 @@ mod checkpoint;
 pub(crate) mod gguf;
 mod hf;
 mod llmc;
+mod onnx;
 pub(crate) mod stored;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use checkpoint::CheckpointTensors;
+pub use onnx::{OnnxGraph, OnnxOptions};
 pub(crate) use stored::{NormShift, encode};
 use wootz_kernels::DType;
 use wootz_text::Tokenizer;
@@ -36,30 +38,44 @@ pub enum SaveFormat {
     Gguf,
     /// llm.c's `.bin`, GPT-2 only: version 3 (F32) or 5 (BF16); the tokenizer beside it, in `tokenizer.bin`.
     LlmC,
+    /// ONNX: `NAME.onnx`; any other path is a folder with model.onnx, config.json and the tokenizer. Matrices F32, BF16 or
+    /// F16, vectors F32. It is written and not read.
+    Onnx(OnnxOptions),
 }
 
 impl SaveFormat {
-    /// Every format.
-    pub const ALL: [SaveFormat; 3] = [SaveFormat::Hf, SaveFormat::Gguf, SaveFormat::LlmC];
+    /// The name of each format: `hf`, `gguf`, `llmc`, `onnx`.
+    pub const NAMES: [&str; 4] = ["hf", "gguf", "llmc", "onnx"];
 
-    /// The name of the format: `hf`, `gguf`, `llmc`.
+    /// The name of the format, one of [`SaveFormat::NAMES`].
     pub fn name(self) -> &'static str {
         match self {
             SaveFormat::Hf => "hf",
             SaveFormat::Gguf => "gguf",
             SaveFormat::LlmC => "llmc",
+            SaveFormat::Onnx(_) => "onnx",
         }
     }
 
-    /// The format of this name.
+    /// The format of this name; ONNX with its usual options.
     pub fn from_name(name: &str) -> Option<SaveFormat> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
+        let all =
+            [SaveFormat::Hf, SaveFormat::Gguf, SaveFormat::LlmC, SaveFormat::Onnx(OnnxOptions::default())];
+        all.into_iter().find(|format| format.name() == name)
+    }
+
+    /// What is written for a model at `path`: files, or a folder.
+    pub fn files(self, path: &Path) -> Vec<PathBuf> {
+        match self {
+            SaveFormat::Hf | SaveFormat::Gguf | SaveFormat::LlmC => vec![path.to_owned()],
+            SaveFormat::Onnx(_) => onnx::files(path).into_iter().filter(|file| file.exists()).collect(),
+        }
     }
 
     /// The types that weights may have in it.
     pub fn dtypes(self) -> &'static [DType] {
         match self {
-            SaveFormat::Hf | SaveFormat::Gguf => &[DType::F32, DType::BF16, DType::F16],
+            SaveFormat::Hf | SaveFormat::Gguf | SaveFormat::Onnx(_) => &[DType::F32, DType::BF16, DType::F16],
             SaveFormat::LlmC => &[DType::F32, DType::BF16],
         }
     }
@@ -111,7 +127,7 @@ pub struct SaveOptions<'a> {
     pub dtype: DType,
     /// What the file calls the model (`general.name` in GGUF).
     pub name: &'a str,
-    /// The model's tokenizer: part of a GGUF file, `tokenizer.bin` beside llm.c's, the files of a folder.
+    /// The model's tokenizer: part of a GGUF file, `tokenizer.bin` beside llm.c's, the files of a folder; not in an `.onnx`.
     pub tokenizer: Option<&'a Tokenizer>,
     /// A folder whose tokenizer files go into the new folder as they are, in place of such that say the same as
     /// `tokenizer`. The other formats do not look at it.
@@ -137,7 +153,8 @@ impl Tensors for Weights {
     }
 }
 
-/// Writes a model to `path`: a folder for [`SaveFormat::Hf`], which is made where it is missing, otherwise a file.
+/// Writes a model to `path`: a folder for [`SaveFormat::Hf`], which is made where it is missing, otherwise a file (or, for
+/// [`SaveFormat::Onnx`], either).
 ///
 /// # Errors
 /// What the format cannot say of this model or its tokenizer; a file that is there already and not to be replaced; a
@@ -157,6 +174,7 @@ pub fn save(
         SaveFormat::Hf => hf::save(path, architecture, config, tensors, options),
         SaveFormat::Gguf => gguf::save(path, architecture, config, tensors, options),
         SaveFormat::LlmC => llmc::save(path, architecture, config, tensors, options),
+        SaveFormat::Onnx(onnx) => onnx::save(path, architecture, config, tensors, options, onnx),
     }
     .context(whose)
 }
