@@ -1,8 +1,10 @@
 //! `wootz export`, end to end: every format and type runs beside the original, and nothing is left of what fails.
 
 mod common;
+mod program;
 
-use common::{Folder, command, done, error, fixtures, output, text};
+use common::{Folder, command, fixtures, text};
+use program::{done, error, output};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,8 +1,10 @@
 //! `wootz export` to ONNX, end to end. That the graphs are right is tested in crates/model.
 
 mod common;
+mod program;
 
-use common::{Folder, done, error, fixtures, output, text};
+use common::{Folder, fixtures, text};
+use program::{done, error, output};
 
 #[test]
 fn the_result_says_what_was_written_and_what_it_takes() {

@@ -1,9 +1,11 @@
 //! `wootz sft`, end to end: an adapter is learnt, saved, resumed and used; all weights are; what it says of bad input.
 
 mod common;
+mod program;
 mod runs;
 
-use common::{Folder, command, done, error, fixtures, output, text};
+use common::{Folder, command, fixtures, text};
+use program::{done, error, output};
 use runs::metrics;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! `wootz train`, end to end: exact resume, kills, llm.c's trace, export, and what it says of bad input.
 
 mod common;
+mod program;
 mod runs;
 
 use common::{Folder, fixtures, text};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 fn train(folder: &Folder, args: &[&str]) -> Output {
-    common::output(folder, &[&["train"], args].concat())
+    program::output(folder, &[&["train"], args].concat())
 }
 
 fn command(folder: &Folder, args: &[&str]) -> Command {
@@ -18,11 +19,11 @@ fn command(folder: &Folder, args: &[&str]) -> Command {
 }
 
 fn done(folder: &Folder, args: &[&str]) -> Value {
-    common::done(folder, &[&["train"], args].concat())
+    program::done(folder, &[&["train"], args].concat())
 }
 
 fn error(folder: &Folder, args: &[&str]) -> String {
-    common::error(folder, &[&["train"], args].concat())
+    program::error(folder, &[&["train"], args].concat())
 }
 
 /// A text to learn from.
