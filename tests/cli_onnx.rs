@@ -1,4 +1,5 @@
-//! `wootz export` to ONNX, end to end. That the graphs are right is tested in crates/model.
+//! `wootz export` to ONNX, end to end: every model and graph runs beside the original. More of the graphs is tested in
+//! crates/model.
 
 mod common;
 mod program;
@@ -30,6 +31,30 @@ fn the_result_says_what_was_written_and_what_it_takes() {
     for name in ["model.onnx", "config.json", "tokenizer.json"] {
         assert!(both.join(name).is_file(), "{name}");
     }
+}
+
+#[test]
+fn graphs_say_what_the_model_says() {
+    let folder = Folder::new("onnx-all");
+    for name in ["gpt2-micro", "llama-micro", "mistral-micro", "qwen2-micro", "qwen3-micro", "gemma3-micro"] {
+        let model = fixtures().join(name);
+        for graph in ["plain", "cache"] {
+            let out = format!("{name}-{graph}.onnx");
+            let found = done(&folder, &["export", text(&model), &out, "--graph", graph]);
+            assert!(found["kl_mean"].as_f64().expect("a mean") <= 1e-9, "{out}: {found}");
+            assert!(found["compared_positions"].as_u64().expect("positions") > 50, "{out}: {found}");
+        }
+    }
+    // With an adapter merged into it.
+    let model = fixtures().join("qwen3-micro");
+    let adapter = model.join("lora/trained");
+    let merged =
+        done(&folder, &["export", text(&model), "merged", "--format", "onnx", "--adapter", text(&adapter)]);
+    assert!(merged["kl_mean"].as_f64().expect("a mean") <= 1e-6, "{merged}");
+    // What is not run is said.
+    let half = output(&folder, &["export", text(&model), "half.onnx", "--dtype", "f16"]);
+    let said = String::from_utf8_lossy(&half.stderr).into_owned();
+    assert!(half.status.success() && said.contains("not run beside the original"), "{said}");
 }
 
 #[test]

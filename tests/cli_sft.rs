@@ -237,9 +237,11 @@ fn bad_input_gets_a_message() {
     assert!(with(&["--lora-targets", "x"]).contains("--lora-targets x: expected `all`"));
     assert!(with(&["--lora-rank", "0"]).contains("a rank of 0"));
     assert!(with(&["--lora-dropout", "1"]).contains("--lora-dropout 1: expected a share"));
+    // Its q, k and v are one matrix, of which a file has all lengths or none.
     let fused = fixtures().join("gpt2-micro");
+    std::fs::write(folder.path("plain.jsonl"), "{\"text\": \"enough to learn\"}\n").expect("a file");
     let fused =
-        fails(&[text(&fused), "--data", text(&data), "--steps", "1", "--dora", "--lora-targets", "q,v"]);
+        fails(&[text(&fused), "--data", "plain.jsonl", "--steps", "1", "--dora", "--lora-targets", "q,v"]);
     assert!(fused.contains("c_attn") && fused.contains("DoRA"), "{fused}");
     assert!(with(&["--batch", "0"]).contains("--batch 0"));
     assert!(with(&["--batch-tokens", "3"]).contains('3'));

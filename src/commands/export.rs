@@ -8,7 +8,7 @@ use wootz_kernels::{DType, Pool, Precision, pool};
 use wootz_model::DecoderConfig;
 use wootz_model::adapter::Base;
 use wootz_model::arch::{Architecture, identify};
-use wootz_model::compare::{Comparison, compare, logits};
+use wootz_model::compare::{Comparison, Logits, compare, logits};
 use wootz_model::flops::parameters;
 use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::Adapter;
@@ -118,15 +118,12 @@ pub fn run(args: ExportArgs) -> Result<()> {
         tokenizer: tokenizer.as_ref(),
     };
     let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
-    let found = match format {
-        SaveFormat::Hf => model.write_and_test(&args, format, existing, &args.out.join("config.json"))?,
-        SaveFormat::Gguf | SaveFormat::LlmC => model.write_and_test(&args, format, existing, &args.out)?,
-        // Nothing here runs it; and it is whole or not there by itself.
-        SaveFormat::Onnx(_) => {
-            model.save(&args.out, format, dtype, existing)?;
-            None
-        }
-    };
+    // Known before the work begins.
+    existing.check(&main_file(&args.out, format))?;
+    let staged = Staged::new(&args.out, existing)?;
+    model.save(&staged.path(), format, dtype, existing)?;
+    let found = if args.no_check { None } else { model.test(&staged.path(), format, dtype)? };
+    staged.publish()?;
     let files = format.files(&args.out);
     let sizes: std::io::Result<Vec<u64>> = files.iter().map(|file| size(file)).collect();
     let bytes: u64 = sizes.with_context(|| format!("{}: was written", args.out.display()))?.iter().sum();
@@ -234,39 +231,28 @@ impl Model<'_> {
         Ok(save::save(out, self.architecture, merged.config(), &merged, &options)?)
     }
 
-    /// Writes it, and runs it beside the original unless that is not wanted; `main_file` says that the whole is there.
-    fn write_and_test(
-        &self,
-        args: &ExportArgs,
-        format: SaveFormat,
-        existing: Existing,
-        main_file: &Path,
-    ) -> Result<Option<Comparison>> {
-        let dtype = args.dtype.dtype();
-        // Known before the work begins.
-        existing.check(main_file)?;
-        let staged = Staged::new(&args.out, existing)?;
-        self.save(&staged.path(), format, dtype, existing)?;
-        let found = if args.no_check { None } else { Some(self.test(&staged.path(), dtype)?) };
-        staged.publish()?;
-        Ok(found)
-    }
-
-    /// Runs a few texts through the model and through what was written of it.
+    /// Runs a few texts through the model and through what was written of it; `None` where nothing here runs that.
     ///
     /// # Errors
     /// They say more different things than rounding to this type explains: something was written wrong.
-    fn test(&self, written: &Path, dtype: DType) -> Result<Comparison> {
+    fn test(&self, written: &Path, format: SaveFormat, dtype: DType) -> Result<Option<Comparison>> {
         let options = LoadOptions { precision: Precision::F32, threads: pool::default_threads() };
         let texts = comparison::tokens(None, self.tokenizer, self.config.vocab_size)?;
+        let found = match format {
+            SaveFormat::Hf | SaveFormat::Gguf | SaveFormat::LlmC => {
+                let model = wootz_model::Model::load(written, &options);
+                logits(&model.context("what was written cannot be read")?, &texts)?
+            }
+            SaveFormat::Onnx(onnx) => match self.onnx_logits(written, onnx.graph, dtype, &texts)? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
         let mut model = wootz_model::Model::from_checkpoint(self.checkpoint, &options)?;
         for adapter in self.adapters {
             model.put_on(adapter.clone())?;
         }
-        let original = logits(&model, &texts)?;
-        drop(model);
-        let model = wootz_model::Model::load(written, &options).context("what was written cannot be read")?;
-        let found = compare(&original, &logits(&model, &texts)?)?;
+        let found = compare(&logits(&model, &texts)?, &found)?;
         let most = divergence_of(dtype);
         if found.mean > most {
             bail!(
@@ -274,7 +260,50 @@ impl Model<'_> {
                  most {most:.0e}. Nothing is left of it; try --dtype f32, or --no-check to keep it all the same"
             );
         }
-        Ok(found)
+        Ok(Some(found))
+    }
+
+    /// What a graph says, where it says something and the library that runs it knows its types.
+    #[cfg(feature = "onnx")]
+    fn onnx_logits(
+        &self,
+        written: &Path,
+        graph: OnnxGraph,
+        dtype: DType,
+        texts: &[Vec<u32>],
+    ) -> Result<Option<Logits>> {
+        let config = self.config;
+        match (graph, dtype) {
+            (OnnxGraph::Weights, _) => Ok(None),
+            (OnnxGraph::Plain | OnnxGraph::Cache, DType::F32) => {
+                let is_file = written.is_file();
+                let path = if is_file { written.to_owned() } else { written.join("model.onnx") };
+                Ok(Some(super::onnx_logits::logits(&path, config, texts)?))
+            }
+            (OnnxGraph::Plain | OnnxGraph::Cache, _) => {
+                super::answer::note(&format!(
+                    "not run beside the original: weights of {dtype} are not run here"
+                ));
+                Ok(None)
+            }
+        }
+    }
+
+    #[cfg(not(feature = "onnx"))]
+    fn onnx_logits(&self, _: &Path, _: OnnxGraph, _: DType, _: &[Vec<u32>]) -> Result<Option<Logits>> {
+        super::answer::note("not run beside the original: this program was built without the feature `onnx`");
+        Ok(None)
+    }
+}
+
+/// The file that says that the whole is there.
+fn main_file(out: &Path, format: SaveFormat) -> PathBuf {
+    match format {
+        SaveFormat::Hf => out.join("config.json"),
+        SaveFormat::Onnx(_) if out.extension().is_none_or(|ending| ending != "onnx") => {
+            out.join("config.json")
+        }
+        SaveFormat::Gguf | SaveFormat::LlmC | SaveFormat::Onnx(_) => out.to_owned(),
     }
 }
 

@@ -12,6 +12,8 @@ pub mod generate;
 pub mod inspect;
 mod memory;
 pub mod merge;
+#[cfg(feature = "onnx")]
+mod onnx_logits;
 pub mod pull;
 pub mod quantize;
 mod settings;

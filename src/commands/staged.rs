@@ -44,6 +44,12 @@ impl Staged {
             moves.push((is_last, path, to));
         }
         moves.sort();
+        // Between the first and the last, what stands for the whole is not there: it must not stand for the old and the new.
+        if moves.len() > 1 {
+            for (_, _, to) in moves.iter().filter(|(is_last, _, to)| *is_last && to.exists()) {
+                std::fs::remove_file(to).with_context(|| format!("cannot replace {}", to.display()))?;
+            }
+        }
         for (_, from, to) in &moves {
             let whose = || format!("cannot write {}", to.display());
             if let Some(parent) = to.parent() {
