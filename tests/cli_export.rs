@@ -122,7 +122,10 @@ fn what_is_there_stays() {
     let shown = output(&folder, &["export", text(&model), "shown.gguf"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("KL divergence") && shown.contains("gpt2 as gguf"), "{shown}");
-    for (out, expected) in [("no/m.gguf", "no/.m.gguf"), ("m.xyz", "`.xyz`"), ("llama.bin", "llm.c")] {
+    std::fs::write(folder.path("file"), "mine").expect("a file");
+    for (out, expected) in
+        [("no/m.gguf", "no/.m.gguf"), ("file", "is a file"), ("m.xyz", "`.xyz`"), ("llama.bin", "llm.c")]
+    {
         let model = if out == "llama.bin" { fixtures().join("llama-micro") } else { model.clone() };
         let said = error(&folder, &["export", text(&model), out]);
         assert!(said.contains(expected), "{out}: {said}");

@@ -119,7 +119,14 @@ pub fn run(args: ExportArgs) -> Result<()> {
     };
     let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
     // Known before the work begins.
-    existing.check(&main_file(&args.out, format))?;
+    let main = main_file(&args.out, format);
+    if main != args.out && args.out.is_file() {
+        bail!(
+            "{}: is a file, and a model in this form is a folder; choose another place",
+            args.out.display()
+        );
+    }
+    existing.check(&main)?;
     let staged = Staged::new(&args.out, existing)?;
     model.save(&staged.path(), format, dtype, existing)?;
     let found = if args.no_check { None } else { model.test(&staged.path(), format, dtype)? };
@@ -243,7 +250,7 @@ impl Model<'_> {
                 let model = wootz_model::Model::load(written, &options);
                 logits(&model.context("what was written cannot be read")?, &texts)?
             }
-            SaveFormat::Onnx(onnx) => match self.onnx_logits(written, onnx.graph, dtype, &texts)? {
+            SaveFormat::Onnx(onnx) => match self.onnx_logits(written, onnx, dtype, &texts)? {
                 Some(found) => found,
                 None => return Ok(None),
             },
@@ -268,17 +275,16 @@ impl Model<'_> {
     fn onnx_logits(
         &self,
         written: &Path,
-        graph: OnnxGraph,
+        onnx: OnnxOptions,
         dtype: DType,
         texts: &[Vec<u32>],
     ) -> Result<Option<Logits>> {
-        let config = self.config;
-        match (graph, dtype) {
+        match (onnx.graph, dtype) {
             (OnnxGraph::Weights, _) => Ok(None),
             (OnnxGraph::Plain | OnnxGraph::Cache, DType::F32) => {
-                let is_file = written.is_file();
-                let path = if is_file { written.to_owned() } else { written.join("model.onnx") };
-                Ok(Some(super::onnx_logits::logits(&path, config, texts)?))
+                let files = SaveFormat::Onnx(onnx).files(written);
+                let model = files.first().context("nothing was written")?;
+                Ok(Some(super::onnx_logits::logits(model, self.config, texts)?))
             }
             (OnnxGraph::Plain | OnnxGraph::Cache, _) => {
                 super::answer::note(&format!(
@@ -290,7 +296,7 @@ impl Model<'_> {
     }
 
     #[cfg(not(feature = "onnx"))]
-    fn onnx_logits(&self, _: &Path, _: OnnxGraph, _: DType, _: &[Vec<u32>]) -> Result<Option<Logits>> {
+    fn onnx_logits(&self, _: &Path, _: OnnxOptions, _: DType, _: &[Vec<u32>]) -> Result<Option<Logits>> {
         super::answer::note("not run beside the original: this program was built without the feature `onnx`");
         Ok(None)
     }

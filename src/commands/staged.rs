@@ -9,6 +9,8 @@ pub struct Staged {
     folder: PathBuf,
     out: PathBuf,
     existing: Existing,
+    /// Whether the folder outlives this value.
+    keep: bool,
 }
 
 impl Staged {
@@ -23,7 +25,7 @@ impl Staged {
         let folder = out.with_file_name(folder);
         std::fs::create_dir(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        Ok(Staged { folder, out: out.to_owned(), existing })
+        Ok(Staged { folder, out: out.to_owned(), existing, keep: false })
     }
 
     /// Where to write what is to be at `out`. What is written beside it comes along.
@@ -34,8 +36,9 @@ impl Staged {
     /// Moves everything to its place. Files that stand for the whole (`out` itself, a folder's config.json) come last.
     ///
     /// # Errors
-    /// A file that is there already and not to be replaced: then nothing is moved; the disk.
-    pub fn publish(self) -> Result<()> {
+    /// A file that is there already and not to be replaced: then nothing is moved; the disk, and then the message says where
+    /// the rest is.
+    pub fn publish(mut self) -> Result<()> {
         let mut moves = Vec::new();
         for path in files(&self.folder)? {
             let to = self.out.with_file_name(path.strip_prefix(&self.folder)?);
@@ -44,26 +47,34 @@ impl Staged {
             moves.push((is_last, path, to));
         }
         moves.sort();
+        // From here on old files go, and the new ones must not go with them.
+        self.keep = true;
         // Between the first and the last, what stands for the whole is not there: it must not stand for the old and the new.
         if moves.len() > 1 {
             for (_, _, to) in moves.iter().filter(|(is_last, _, to)| *is_last && to.exists()) {
-                std::fs::remove_file(to).with_context(|| format!("cannot replace {}", to.display()))?;
+                std::fs::remove_file(to).with_context(|| {
+                    format!("cannot replace {}; the new one is in {}", to.display(), self.folder.display())
+                })?;
             }
         }
         for (_, from, to) in &moves {
-            let whose = || format!("cannot write {}", to.display());
+            let whose =
+                || format!("cannot write {}; the rest of it is in {}", to.display(), self.folder.display());
             if let Some(parent) = to.parent() {
                 std::fs::create_dir_all(parent).with_context(whose)?;
             }
             std::fs::rename(from, to).with_context(whose)?;
         }
+        self.keep = false;
         Ok(())
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        if !self.keep {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
     }
 }
 
@@ -129,6 +140,21 @@ mod tests {
         staged.publish().unwrap();
         assert!(out.join("config.json").is_file() && out.join("notes.txt").is_file());
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_cannot_come_to_its_place_is_not_lost() {
+        let folder = temporary("lost");
+        let out = folder.0.join("model");
+        let staged = Staged::new(&out, Existing::Keep).unwrap();
+        fs::create_dir(staged.path()).unwrap();
+        fs::write(staged.path().join("config.json"), "{}").unwrap();
+        // Now no folder can be made there.
+        fs::write(&out, "a file").unwrap();
+        let kept = staged.folder.clone();
+        let error = format!("{:#}", staged.publish().unwrap_err());
+        assert!(error.contains(&kept.display().to_string()), "{error}");
+        assert!(kept.join("model/config.json").is_file());
     }
 
     #[test]

@@ -11,7 +11,18 @@ use crate::error::{Context, Result};
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A lock; it is released when this is dropped, or when the program ends in whatever way. Its file stays.
-pub struct Lock(#[allow(dead_code, reason = "it is held, not used")] Option<File>);
+pub struct Lock {
+    file: Option<File>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a program that another thread is just starting has it open too.
+        if let Some(file) = &self.file {
+            let _ = file.unlock();
+        }
+    }
+}
 
 impl Lock {
     /// Waits until nobody else holds it; `waiting` is called once if somebody does.
@@ -33,7 +44,7 @@ impl Lock {
                 .open(path)
                 .context(cannot)?;
             match file.try_lock() {
-                Ok(()) if is_there(&file, path) => return Ok(Lock(Some(file))),
+                Ok(()) if is_there(&file, path) => return Ok(Lock { file: Some(file) }),
                 // Somebody removed the file between opening and locking: others lock a new one.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -43,7 +54,7 @@ impl Lock {
                     std::thread::sleep(PAUSE);
                 }
                 Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
-                    return Ok(Lock(None));
+                    return Ok(Lock { file: None });
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(error).context(|| format!("{}: cannot lock", path.display()));

@@ -356,7 +356,7 @@ fn a_server_that_falls_silent_is_left() {
     hub.fail(Part::Storage, "model.safetensors", 1, Fault::Stall(400_000));
     let user = User::of(&hub);
     let options =
-        Options { silence: Duration::from_millis(300), ..User::options(Selection::Model { choice: None }) };
+        Options { silence: Duration::from_secs(2), ..User::options(Selection::Model { choice: None }) };
     let pulled = user.pull_with(Kind::Model, "a/b", &options).unwrap();
     assert_eq!(read(&pulled, "model.safetensors"), weights);
     assert_eq!(Hub::sent(&hub.requests(), "/storage"), 1_000_000);

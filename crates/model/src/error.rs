@@ -6,6 +6,9 @@ use std::fmt;
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Any error of a caller's own code, where a crate calls it.
+pub type AnyError = Box<dyn StdError + Send + Sync>;
+
 /// What went wrong: one message, and what caused it.
 ///
 /// A message names the thing, what was expected, what was found and, where it helps, what to do; lower case, no full
@@ -14,7 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug)]
 pub struct Error {
     message: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<AnyError>,
 }
 
 impl Error {
@@ -24,7 +27,7 @@ impl Error {
     }
 
     /// An error that `source` caused.
-    pub fn caused_by(message: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn caused_by(message: impl Into<String>, source: impl Into<AnyError>) -> Self {
         Error { message: message.into(), source: Some(source.into()) }
     }
 
@@ -60,7 +63,7 @@ pub trait Context<T> {
     fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T>;
 }
 
-impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Result<T, E> {
+impl<T, E: Into<AnyError>> Context<T> for std::result::Result<T, E> {
     fn context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T> {
         self.map_err(|error| Error::caused_by(message(), error))
     }

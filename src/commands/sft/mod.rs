@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::Instant;
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{DType, Precision};
-use wootz_model::Model;
 use wootz_model::adapter::{self, Base};
 use wootz_model::arch::identify;
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::{Adapter, Lora};
 use wootz_model::plan::{Plan, Shape};
+use wootz_model::{Model, Recompute};
 use wootz_text::Tokenizer;
 use wootz_train::data::documents::OnBad;
 use wootz_train::data::samples::{Order, ReadOptions, Report, Samples};
@@ -333,8 +333,12 @@ fn screen(args: &SftArgs, ready: &Ready) -> Screen {
         }
         None => (format!("all {all:.0} million parameters"), flops),
     };
+    let again = match learning.recompute() {
+        Recompute::None => "",
+        Recompute::Block | Recompute::All => ", activations computed again",
+    };
     eprintln!(
-        "{}: {what}, {} steps, {} threads",
+        "{}: {what}, {} steps{again}, {} threads",
         run.folder().path().display(),
         learning.steps,
         model.pool().threads()

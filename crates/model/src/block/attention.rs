@@ -80,13 +80,13 @@ impl Block<'_> {
     /// turned by their positions. Backward makes them again, which costs less than to keep both.
     fn turn(&self, a: &Activations, q: &mut Vec<f32>, k: &mut Vec<f32>) {
         let (net, config) = (self.network, self.network.config);
-        for (from, out) in [(&a.q, &mut *q), (&a.k, &mut *k)] {
-            out.clear();
-            out.extend_from_slice(from);
-        }
-        if let Some([q_norm, k_norm]) = &self.layer.qk_norm {
-            net.rms_norm().forward(net.pool, &a.q, &q_norm.weight, q);
-            net.rms_norm().forward(net.pool, &a.k, &k_norm.weight, k);
+        let norms = self.layer.qk_norm.as_ref();
+        for (part, (from, out)) in [(&a.q, &mut *q), (&a.k, &mut *k)].into_iter().enumerate() {
+            out.resize(from.len(), 0.0);
+            match norms {
+                Some(norms) => net.rms_norm().forward(net.pool, from, &norms[part].weight, out),
+                None => out.copy_from_slice(from),
+            }
         }
         if let Some(angles) = self.angles {
             rope::forward(net.pool, angles, q, config.n_heads);

@@ -18,8 +18,15 @@ use crate::error::{Context, Error, Result, fail};
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// The system gives the lock back when the file is closed, however the process ends.
-    _lock: File,
+    /// The system gives the lock back when the process ends, in whatever way.
+    lock: File,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // To close the file is not enough: a program that another thread is just starting has it open too.
+        let _ = self.lock.unlock();
+    }
 }
 
 /// What to do where a run has the name already.
@@ -104,7 +111,7 @@ impl Folder {
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| writeln!(file, "{}", std::process::id()));
         noted.context(|| format!("{}: cannot write", lock.display()))?;
-        Ok(Folder { path, _lock: file })
+        Ok(Folder { path, lock: file })
     }
 
     /// The folder itself.
@@ -306,10 +313,12 @@ mod tests {
         let error = Folder::open(&path).unwrap_err().to_string();
         let owner = format!("another process (process {}) is training", std::process::id());
         assert!(error.contains(&owner), "{error}");
+        let started = folder.lock.try_clone().unwrap(); // as a program has it that was started meanwhile
         drop(folder);
         // The lock's file stays, with the number of a process that has let go.
         assert!(path.join(LOCK).exists());
         Folder::open(&path).unwrap();
+        drop(started);
     }
 
     const CHILD: &str = "WOOTZ_TEST_LOCKS";
