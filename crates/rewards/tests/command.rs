@@ -156,12 +156,12 @@ fn an_answer_that_breaks_the_program_fails_alone() {
         "{EACH} case $line in *poison*) echo 'Traceback: poison' >&2; exit 3;; esac; echo \"{{\\\"id\\\":$id,\\\"reward\\\":1}}\"; done"
     );
     for options in ["processes = 1", "processes = 2\nbatch = 3", "processes = 1\nbatch = 6"] {
-        let scores = score(&rewards(&script, options), &["a", "b", "poison", "c", "d", "e"]);
-        for (i, score) in scores.iter().enumerate() {
+        let texts = ["a", "b", "poison", "c", "d", "e"];
+        for (text, score) in texts.iter().zip(score(&rewards(&script, options), &texts)) {
             match score {
-                Ok(score) => assert!(i != 2 && score.total == 1.0, "{options}: {i}: {score:?}"),
+                Ok(score) => assert!(*text != "poison" && score.total == 1.0, "{options}: {text}: {score:?}"),
                 Err(failure) => {
-                    assert_eq!((i, failure.tries), (2, 2), "{options}: {failure}");
+                    assert_eq!((*text, failure.tries), ("poison", 2), "{options}: {failure}");
                     assert_eq!(
                         failure.reason,
                         "the program ended without a verdict (exit status: 3); its stderr ends: Traceback: poison"
@@ -169,6 +169,20 @@ fn an_answer_that_breaks_the_program_fails_alone() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_is_tried_again_is_tried_alone() {
+    // It reads ahead while it thinks, and takes its thoughts with it: nothing beside a poison gets a verdict.
+    let script = format!(
+        "while read -r line; do case $line in *poison*) kill -9 0;; esac; printf '%s\\n' \"$line\"; done |
+         {EACH} sleep 0.1; echo \"{{\\\"id\\\":$id,\\\"reward\\\":1}}\"; done"
+    );
+    let texts = ["poison", "a", "b", "c", "poison", "d", "e", "f"];
+    let scores = score(&rewards(&script, "processes = 1\nbatch = 3"), &texts);
+    for (text, score) in texts.iter().zip(scores) {
+        assert_eq!(score.is_err(), *text == "poison", "{text}: {score:?}");
     }
 }
 

@@ -183,6 +183,10 @@ fn a_service_that_is_silent_or_does_not_end_is_left() {
     let service = Service::new(|_, _| Reply::Endless);
     let found = failure(&service.rewards("retries = 0"));
     assert!(found.reason.contains("answers 1 questions with more than 69632 bytes"), "{found}");
+    // Nor one that would be good, if it were shorter.
+    let long =
+        |_: usize, _: &[Value]| Reply::Status(200, " ".repeat(70_000) + "[{\"id\": 0, \"reward\": 1}]");
+    assert!(failure(&Service::new(long).rewards("")).reason.contains("more than 69632 bytes"));
 }
 
 #[test]
@@ -257,6 +261,9 @@ fn odd_addresses_are_refused() {
     assert!(error("http://").contains("expected an address such as"), "{}", error("http://"));
     assert!(error("http:ftp://x/").contains("expected an address such as"));
     assert!(error("http:x").contains("expected an address such as"));
+    let with_password = "[[reward]]\nkind = 'http'\nurl = 'http://me:secret@localhost/'";
+    let found = Rewards::from_toml(with_password, Path::new("f.toml")).unwrap_err().to_string();
+    assert!(found.contains("without a password") && !found.contains("secret"), "{found}");
     let text = "[[reward]]\nkind = 'http'\nurl = 'http://localhost/'\ntoken_env = 'WOOTZ_TEST_NO_SUCH_TOKEN'";
     let found = Rewards::from_toml(text, Path::new("f.toml")).unwrap_err().to_string();
     assert!(

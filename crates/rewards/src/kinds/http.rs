@@ -46,6 +46,12 @@ struct Service {
 pub(super) fn make(options: &mut Options, setup: &Setup, _: bool) -> Result<Made> {
     let url = options.required("url")?;
     let uri = url.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+    if uri.as_ref().and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
+        // Addresses stand in messages.
+        let message =
+            "`url`: expected an address without a password; `token_env` names a variable with a token";
+        return Err(options.error(message));
+    }
     let scheme = uri.as_ref().and_then(Uri::scheme_str);
     let agent = match (scheme, &setup.agent) {
         (Some("http" | "https"), Some(agent)) => agent.clone(),
