@@ -41,9 +41,7 @@ impl Setup {
         };
         let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
             if is_address {
-                return Err(Error::new(format!(
-                    "reward `{spec}`: this program is built without asking services"
-                )));
+                return Err(Error::new("reward `http`: this program is built without asking services"));
             }
             return self.open(spec);
         };
@@ -56,7 +54,9 @@ impl Setup {
             })?,
         };
         table.insert("kind".to_owned(), Value::String(kind.name.to_owned()));
-        let options = Options::new(table, format!("reward `{spec}`"), Path::new(""));
+        // An address may hold a password.
+        let shown = if is_address { kind.name } else { spec };
+        let options = Options::new(table, format!("reward `{shown}`"), Path::new(""));
         Ok(Rewards::new(vec![self.reward(options)?]))
     }
 

@@ -264,6 +264,8 @@ fn odd_addresses_are_refused() {
     let with_password = "[[reward]]\nkind = 'http'\nurl = 'http://me:secret@localhost/'";
     let found = Rewards::from_toml(with_password, Path::new("f.toml")).unwrap_err().to_string();
     assert!(found.contains("without a password") && !found.contains("secret"), "{found}");
+    let found = error("http://me:secret@localhost/");
+    assert!(found.contains("without a password") && !found.contains("secret"), "{found}");
     let text = "[[reward]]\nkind = 'http'\nurl = 'http://localhost/'\ntoken_env = 'WOOTZ_TEST_NO_SUCH_TOKEN'";
     let found = Rewards::from_toml(text, Path::new("f.toml")).unwrap_err().to_string();
     assert!(
