@@ -4,7 +4,7 @@ use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
 use crate::commands::{
-    bench, chat, check, data, export, generate, inspect, merge, pull, quantize, sft, tokenizer, train,
+    bench, chat, check, data, export, generate, grpo, inspect, merge, pull, quantize, sft, tokenizer, train,
 };
 use crate::hub;
 
@@ -41,6 +41,8 @@ pub enum Command {
     Train(Box<train::TrainArgs>),
     /// Fine-tune a model on samples: with an adapter (LoRA), or with all its weights
     Sft(Box<sft::SftArgs>),
+    /// Reinforce a model by rewards of its answers (GRPO)
+    Grpo(Box<grpo::GrpoArgs>),
     /// Continue a text
     Generate(Box<generate::GenerateArgs>),
     /// Talk with a model
@@ -70,6 +72,7 @@ impl Command {
         match self {
             Command::Train(args) => train::run(*args),
             Command::Sft(args) => sft::run(*args),
+            Command::Grpo(args) => grpo::run(*args),
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),
             Command::Inspect(args) => inspect::run(args),

@@ -22,7 +22,7 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("rewards", &[]),
     ("formats", &["kernels"]),
     ("model", &["kernels", "formats", "text"]),
-    ("train", &["model", "text", "formats", "kernels"]),
+    ("train", &["rewards", "model", "text", "formats", "kernels"]),
     ("serve", &["model", "text"]),
 ];
 

@@ -295,8 +295,10 @@ impl Chat {
             sampler: self.sampler.clone(),
             stream: self.answers,
             logprobs: None,
+            drawn: false,
             lookup: self.args.running.lookup(),
             session: self.session.take(),
+            prefix: None,
             keep: true,
         })?;
         self.answers += 1;

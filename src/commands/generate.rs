@@ -119,8 +119,10 @@ pub fn run(mut args: GenerateArgs) -> Result<()> {
             sampler: sampler.clone(),
             stream: index as u64,
             logprobs: args.logprobs,
+            drawn: false,
             lookup: args.running.lookup(),
             session: None,
+            prefix: None,
             keep: false,
         };
         let added = engine.add(request);

@@ -9,6 +9,7 @@ pub mod data;
 pub mod export;
 pub mod flags;
 pub mod generate;
+pub mod grpo;
 pub mod inspect;
 mod memory;
 pub mod merge;
@@ -21,6 +22,7 @@ pub mod sft;
 mod staged;
 pub mod tokenizer;
 pub mod train;
+mod tuning;
 mod watch;
 
 use anyhow::{Context, Result};

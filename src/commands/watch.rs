@@ -51,10 +51,11 @@ impl Screen {
             "run": run.folder().path().display().to_string(),
             "complete": end == End::Complete,
             "step": run.step(),
-            "loss": self.last_step.map(|step| step.loss),
-            "val_loss": self.last_val.map(|val| val.loss),
+            "loss": self.last_step.as_ref().map(|step| step.loss),
+            "val_loss": self.last_val.and_then(|val| val.loss),
             "bits_per_byte": self.last_val.and_then(|val| val.bits_per_byte),
-            "tokens_per_second": self.last_step.map(|step| step.tokens_per_second),
+            "val_reward": self.last_val.and_then(|val| val.reward),
+            "tokens_per_second": self.last_step.as_ref().map(|step| step.tokens_per_second),
             "train_seconds": begun.elapsed().as_secs_f64(),
         })
     }
@@ -68,16 +69,20 @@ impl Watch for Screen {
             loss: report.loss,
             tokens_per_second: report.tokens_per_second,
             share_of_peak: share,
-            extra: "",
+            extra: &report.note,
         });
-        self.last_step = Some(*report);
+        self.last_step = Some(report.clone());
     }
 
     fn validated(&mut self, report: &ValReport) {
-        let bits = report.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.3} bits per byte"));
-        let right =
-            report.hellaswag.map_or(String::new(), |share| format!(", HellaSwag {:.1} %", 100.0 * share));
-        self.progress.note(&format!("step {}: validation loss {:.4}{bits}{right}", report.step, report.loss));
+        let says = [
+            report.loss.map(|loss| format!("loss {loss:.4}")),
+            report.bits_per_byte.map(|bits| format!("{bits:.3} bits per byte")),
+            report.hellaswag.map(|share| format!("HellaSwag {:.1} %", 100.0 * share)),
+            report.reward.map(|reward| format!("reward {reward:.3}")),
+        ];
+        let says: Vec<String> = says.into_iter().flatten().collect();
+        self.progress.note(&format!("step {}: validation {}", report.step, says.join(", ")));
         self.last_val = Some(*report);
     }
 

@@ -8,7 +8,10 @@ pub fn metrics(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     let line = |line: &str| -> Value {
         let mut row: Value = serde_json::from_str(line).expect("JSON");
-        row.as_object_mut().expect("an object").remove("tokens_per_second");
+        let object = row.as_object_mut().expect("an object");
+        for name in ["tokens_per_second", "rollout_seconds", "rollout_tokens_per_second"] {
+            object.remove(name);
+        }
         row
     };
     text.lines().map(line).collect()

@@ -45,12 +45,29 @@ impl KvCache {
     /// Forgets the positions from `len` on. Layers with a window remember [`MAX_CHUNK`] positions beyond it, so no
     /// more than that may be taken back; returns whether it was possible.
     pub fn truncate(&mut self, len: usize) -> bool {
-        let back = self.len.saturating_sub(len);
-        if back > MAX_CHUNK && self.layers.iter().any(|layer| layer.capacity() < self.len) {
-            return false;
+        let possible = self.remembers(len);
+        if possible {
+            self.len = self.len.min(len);
         }
-        self.len = self.len.min(len);
-        true
+        possible
+    }
+
+    /// Whether the window that position `len` looks back on is still there.
+    fn remembers(&self, len: usize) -> bool {
+        let back = self.len.saturating_sub(len);
+        back <= MAX_CHUNK || self.layers.iter().all(|layer| layer.capacity() >= self.len)
+    }
+
+    /// Becomes the first `len` positions of another cache of the same model and type; it is empty, and has room for them.
+    /// It stays empty where the other could not be cut back so far ([`KvCache::truncate`]).
+    pub fn copy(&mut self, from: &KvCache, len: usize) {
+        if !from.remembers(len) {
+            return;
+        }
+        for (layer, from) in self.layers.iter_mut().zip(&from.layers) {
+            layer.copy(from, len);
+        }
+        self.len = len;
     }
 
     /// Forgets everything.

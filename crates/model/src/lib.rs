@@ -48,4 +48,4 @@ pub use decoder::{Chunk, Model, Rows, Scratch};
 pub use error::{Error, Result};
 pub use gradients::Gradients;
 pub use kv_cache::{KvCache, MAX_CHUNK};
-pub use training::{Batch, Recompute, Training};
+pub use training::{Batch, Distribution, Recompute, Training};

@@ -19,7 +19,7 @@ use crate::error::{Result, fail};
 use crate::gradients::{Gradients, Pair};
 use crate::names::{Part, Place};
 use wootz_kernels::ops::attention::{CacheType, LayerCache};
-use wootz_kernels::ops::cross_entropy::CrossEntropy;
+use wootz_kernels::ops::cross_entropy::{CrossEntropy, LeaveOut};
 use wootz_kernels::ops::matmul::{Product, Term, WeightGradient, input_gradient, matmul, weight_gradient};
 use wootz_kernels::ops::{Write, embedding, mlp};
 
@@ -74,6 +74,20 @@ impl Depth {
     }
 }
 
+/// How logits become the probabilities that a loss is of.
+#[derive(Clone, Copy)]
+pub struct Distribution<'a> {
+    /// Multiplies logits: 1 / temperature.
+    pub scale: f32,
+    /// Takes tokens out of a row of the batch.
+    pub left_out: Option<LeaveOut<'a>>,
+}
+
+impl Distribution<'_> {
+    /// The model's own.
+    pub const OWN: Self = Distribution { scale: 1.0, left_out: None };
+}
+
 /// What a row's loss counts, given the row and its loss.
 pub type Weight<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
 
@@ -107,12 +121,15 @@ pub struct Training {
     wanted: Vec<usize>,
     targets: Vec<i32>,
     row_losses: Vec<f32>,
+    row_entropies: Vec<f32>,
     of_wanted: Vec<f32>,
     d_of_wanted: Vec<f32>,
     normed: Vec<f32>,
     d_normed: Vec<f32>,
     logits: Vec<f32>,
     losses: Vec<f32>,
+    /// Of every row, if they were asked for.
+    entropies: Option<Vec<f32>>,
     positions: Vec<u32>,
     spans: Vec<Span>,
     angles: Vec<wootz_kernels::ops::rope::Angles>,
@@ -139,12 +156,14 @@ impl Training {
             wanted: Vec::new(),
             targets: Vec::new(),
             row_losses: Vec::new(),
+            row_entropies: Vec::new(),
             of_wanted: Vec::new(),
             d_of_wanted: Vec::new(),
             normed: Vec::new(),
             d_normed: Vec::new(),
             logits: Vec::new(),
             losses: Vec::new(),
+            entropies: None,
             positions: Vec::new(),
             spans: Vec::new(),
             angles: Vec::new(),
@@ -156,8 +175,16 @@ impl Training {
     /// # Errors
     /// A token or target outside the vocabulary, lengths that do not add up, a sequence beyond the position table.
     pub fn loss(&mut self, model: &Model, batch: &Batch) -> Result<&[f32]> {
+        self.loss_under(model, batch, &Distribution::OWN)
+    }
+
+    /// As [`Training::loss`], with probabilities as they were when tokens were drawn.
+    ///
+    /// # Errors
+    /// As [`Training::loss`].
+    pub fn loss_under(&mut self, model: &Model, batch: &Batch, drawn: &Distribution) -> Result<&[f32]> {
         self.forward(model, batch, Depth::Nothing)?;
-        self.head(model, batch, None);
+        self.head(model, batch, drawn, None);
         Ok(&self.losses)
     }
 
@@ -174,10 +201,26 @@ impl Training {
         gradients: &mut Gradients,
         write: Write,
     ) -> Result<&[f32]> {
+        self.gradients_under(model, batch, &Distribution::OWN, weight, gradients, write)
+    }
+
+    /// As [`Training::gradients`], with probabilities as they were when tokens were drawn.
+    ///
+    /// # Errors
+    /// As [`Training::loss`].
+    pub fn gradients_under(
+        &mut self,
+        model: &Model,
+        batch: &Batch,
+        drawn: &Distribution,
+        weight: Weight,
+        gradients: &mut Gradients,
+        write: Write,
+    ) -> Result<&[f32]> {
         let Some(first) = gradients.first() else { fail!("nothing is trained") };
         self.forward(model, batch, Depth::From(first))?;
         gradients.begin(write);
-        self.head(model, batch, Some((weight, gradients)));
+        self.head(model, batch, drawn, Some((weight, gradients)));
         self.backward(model, batch, first, gradients);
         Ok(&self.losses)
     }
@@ -258,6 +301,22 @@ impl Training {
         self.draw = draw;
     }
 
+    /// From now on the entropies of rows are measured beside their losses.
+    pub fn measure_entropies(&mut self) {
+        self.entropies.get_or_insert_default();
+    }
+
+    /// The loss of every row in the last forward pass.
+    pub fn losses(&self) -> &[f32] {
+        &self.losses
+    }
+
+    /// The entropy of what every row's target was drawn from, in nats, as the last forward pass had it: `[rows]`, 0 where
+    /// no target counts. Empty unless [`Training::measure_entropies`] asked for it.
+    pub fn entropies(&self) -> &[f32] {
+        self.entropies.as_deref().unwrap_or_default()
+    }
+
     fn network<'m>(&self, model: &'m Model, mode: Mode) -> Network<'m> {
         Network { draw: self.draw, ..model.network(mode) }
     }
@@ -335,7 +394,13 @@ impl Training {
 
     /// Norm, head and loss; with gradients, down to that of the stream (`d_x`). Rows without a target go no further than
     /// the last block: they have no loss, and a gradient of 0.
-    fn head(&mut self, model: &Model, batch: &Batch, mut backward: Option<(Weight, &mut Gradients)>) {
+    fn head(
+        &mut self,
+        model: &Model,
+        batch: &Batch,
+        drawn: &Distribution,
+        mut backward: Option<(Weight, &mut Gradients)>,
+    ) {
         let (config, pool) = (model.config(), model.pool());
         let network = model.network(Mode::Training);
         let (rows, dim) = (batch.tokens.len(), config.dim);
@@ -347,8 +412,8 @@ impl Training {
         self.targets.clear();
         self.targets.extend(self.wanted.iter().map(|&row| batch.targets[row]));
         self.row_losses.resize(wanted, 0.0);
+        self.row_entropies.resize(wanted, 0.0);
         self.d_normed.resize(wanted * dim, 0.0);
-        let op = CrossEntropy { vocab: config.vocab_size, soft_cap: config.logit_softcap, scale: 1.0 };
         network.norm(x, &model.weights().norm, &mut self.normed);
         let head = model.weights().head();
         let place = match config.head {
@@ -359,13 +424,26 @@ impl Training {
             self.head_products(model, range.clone());
             let losses = &mut self.row_losses[range.clone()];
             let targets = &self.targets[range.clone()];
+            let rows = &self.wanted[range.clone()];
+            let leave_out = |row: usize, z: &mut [f32]| {
+                if let Some(leave_out) = drawn.left_out {
+                    leave_out(rows[row], z);
+                }
+            };
+            let op = CrossEntropy {
+                vocab: config.vocab_size,
+                soft_cap: config.logit_softcap,
+                scale: drawn.scale,
+                left_out: drawn.left_out.is_some().then_some(&leave_out),
+            };
+            let entropies = self.entropies.is_some().then_some(&mut self.row_entropies[range.clone()]);
             let Some((weight, gradients)) = &mut backward else {
-                op.forward(pool, &mut self.logits, targets, losses, None);
+                op.forward(pool, &mut self.logits, targets, losses, entropies);
                 continue;
             };
-            let (weight, rows) = (*weight, &self.wanted[range.clone()]);
+            let weight = *weight;
             let of_chunk = |row: usize, loss: f32| weight(rows[row], loss);
-            op.backward_with(pool, &mut self.logits, targets, of_chunk, losses, None);
+            op.backward_with(pool, &mut self.logits, targets, of_chunk, losses, entropies);
             let products = &mut self.workspace.products;
             let x = &self.normed[range.start * dim..range.end * dim];
             let write = if range.start == 0 { gradients.write() } else { Write::Add };
@@ -388,10 +466,9 @@ impl Training {
         {
             dw.fill(0.0);
         }
-        self.losses.clear();
-        self.losses.resize(rows, 0.0);
-        for (&row, &loss) in self.wanted.iter().zip(&self.row_losses) {
-            self.losses[row] = loss;
+        scatter(&self.row_losses, &self.wanted, rows, &mut self.losses);
+        if let Some(entropies) = &mut self.entropies {
+            scatter(&self.row_entropies, &self.wanted, rows, entropies);
         }
         if let Some((_, gradients)) = backward {
             self.d_x.resize(rows * dim, 0.0);
@@ -484,6 +561,13 @@ fn gather<'a>(from: &[f32], width: usize, wanted: &[usize], to: &'a mut Vec<f32>
     to.clear();
     wanted.iter().for_each(|&row| to.extend_from_slice(&from[row * width..(row + 1) * width]));
     to
+}
+
+/// Values of the rows `wanted`, among 0 for those of the others.
+fn scatter(values: &[f32], wanted: &[usize], rows: usize, to: &mut Vec<f32>) {
+    to.clear();
+    to.resize(rows, 0.0);
+    wanted.iter().zip(values).for_each(|(&row, &value)| to[row] = value);
 }
 
 fn copy(from: &[f32], to: &mut Vec<f32>) {

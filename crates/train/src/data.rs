@@ -5,7 +5,8 @@
 //! Training reads them back as a [`Source`]; a [`Loader`] makes batches of it, in an order that can be saved and taken
 //! up again, and a [`Validation`] walks through it once.
 //!
-//! To fine-tune on there are [`samples`]: texts and conversations, with which tokens of them are learnt.
+//! To fine-tune on there are [`samples`]: texts and conversations, with which tokens of them are learnt. To reinforce there are
+//! [`prompts`].
 //!
 //! Symbols: B sequences a batch, T tokens a sequence.
 
@@ -20,6 +21,7 @@ pub mod manifest;
 mod parquet;
 mod pipeline;
 pub mod prepare;
+pub mod prompts;
 pub mod samples;
 mod shuffle;
 mod source;

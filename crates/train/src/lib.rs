@@ -6,7 +6,7 @@
 //! - [`trainer`]: a step, from batches to new weights; [`optimizer`]: how gradients change them; [`loss_scale`]: how
 //!   they keep within f16
 //! - [`schedule`]: the learning rate of each step; [`outlier`]: steps that are better skipped
-//! - [`fit`]: steps until a run is complete; [`pretrain`]: on a corpus
+//! - [`fit`]: steps until a run is complete; [`pretrain`]: on a corpus; [`sft`]: on samples; [`grpo`]: on what it tries
 //! - [`run`]: the folder of a run: settings, metrics, checkpoints, report
 //! - [`progress`]: what a terminal shows meanwhile
 
@@ -15,6 +15,7 @@
 pub mod data;
 pub mod error;
 pub mod fit;
+pub mod grpo;
 pub mod loss_scale;
 pub mod optimizer;
 pub mod outlier;

@@ -14,6 +14,7 @@
 //! ```
 
 mod grammar;
+pub mod heroes;
 mod plots;
 mod words;
 

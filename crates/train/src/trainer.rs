@@ -15,9 +15,10 @@ use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::ops::grad_norm::{is_all_zero, sum_of_squares};
 use wootz_kernels::rng::Rng;
 use wootz_kernels::{DType, panels};
+use wootz_model::generate::Kept;
 use wootz_model::names::{Place, TensorId};
 use wootz_model::save::Tensors;
-use wootz_model::{Batch, Gradients, Model, Recompute, Result, Training};
+use wootz_model::{Batch, Distribution, Gradients, Model, Recompute, Result, Training};
 
 /// What products multiply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,10 +71,48 @@ pub struct Trainer {
     sums: Vec<f64>,
 }
 
+/// What is minimised: a function of the log-probabilities of targets.
+///
+/// Rows are those of a batch, batches those of a step, in their order.
+pub trait Objective: Sync {
+    /// What logits are multiplied by before they are probabilities: 1, or 1 / the temperature that targets were drawn at.
+    fn scale(&self) -> f32;
+    /// The tokens that a target was drawn from; `None` for all.
+    fn kept(&self, batch: usize, row: usize) -> Option<&Kept>;
+    /// The derivative of the objective by a row's loss. It may depend on the loss; any thread may ask.
+    fn weight(&self, batch: usize, row: usize, loss: f32) -> f32;
+    /// A batch's part of the objective, given losses and entropies of its rows, in nats. Entropies are empty unless
+    /// [`Trainer::measure_entropies`] asked for them.
+    fn value(&mut self, batch: usize, losses: &[f32], entropies: &[f32]) -> f64;
+}
+
+/// The mean loss of all targets.
+struct MeanLoss {
+    targets: usize,
+}
+
+impl Objective for MeanLoss {
+    fn scale(&self) -> f32 {
+        1.0
+    }
+
+    fn kept(&self, _: usize, _: usize) -> Option<&Kept> {
+        None
+    }
+
+    fn weight(&self, _: usize, _: usize, _: f32) -> f32 {
+        1.0 / self.targets.max(1) as f32
+    }
+
+    fn value(&mut self, _: usize, losses: &[f32], _: &[f32]) -> f64 {
+        losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / self.targets.max(1) as f64
+    }
+}
+
 /// What came of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Mean over all targets that count, in nats.
+    /// What is minimised: the mean over all targets that count, in nats, unless an [`Objective`] says otherwise.
     pub loss: f64,
     /// Targets that count.
     pub targets: usize,
@@ -95,6 +134,8 @@ pub enum Refused {
     Overflow(f32),
     /// No target counts, so that there is nothing to learn from.
     NoTargets,
+    /// All that was tried is worth as much, so that nothing says where to go. It does no harm.
+    NoSignal,
 }
 
 impl Trainer {
@@ -141,18 +182,33 @@ impl Trainer {
     /// As [`Trainer::step`].
     pub fn measure(&mut self, batches: &[Batch]) -> Result<Step> {
         let targets = batches.iter().map(count).sum::<usize>();
+        self.measure_by(batches, &mut MeanLoss { targets })
+    }
+
+    /// As [`Trainer::measure`], of something else than the mean loss.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn measure_by(&mut self, batches: &[Batch], objective: &mut dyn Objective) -> Result<Step> {
+        let targets = batches.iter().map(count).sum::<usize>();
         let scale = self.loss_scale.map_or(1.0, LossScale::value);
-        let weight = scale / targets.max(1) as f32;
-        let mut total = 0.0;
+        let mut loss = 0.0;
         for (i, batch) in batches.iter().enumerate() {
             let write = if i == 0 { Write::Set } else { Write::Add };
             self.training.set_draw(self.draw.map(|draw| Rng::new(draw, i as u64).next()));
-            let weight = |_: usize, _: f32| weight;
-            let losses = self.training.gradients(&self.model, batch, &weight, &mut self.gradients, write)?;
-            total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            let of: &dyn Objective = objective;
+            let weight = |row: usize, loss: f32| scale * of.weight(i, row, loss);
+            let leave_out = |row: usize, z: &mut [f32]| {
+                if let Some(kept) = of.kept(i, row) {
+                    kept.leave_out_others(z);
+                }
+            };
+            let drawn = Distribution { scale: of.scale(), left_out: Some(&leave_out) };
+            let (model, gradients) = (&self.model, &mut self.gradients);
+            self.training.gradients_under(model, batch, &drawn, &weight, gradients, write)?;
+            loss += objective.value(i, self.training.losses(), self.training.entropies());
         }
         self.training.set_draw(None);
-        let loss = total / targets.max(1) as f64;
         let mut squares = 0.0;
         let mut refused = match targets {
             0 => Some(Refused::NoTargets),
@@ -217,6 +273,25 @@ impl Trainer {
     /// A batch that the model cannot take.
     pub fn losses(&mut self, batch: &Batch) -> Result<&[f32]> {
         self.training.loss(&self.model, batch)
+    }
+
+    /// The loss of every row, with probabilities as an objective has them.
+    ///
+    /// # Errors
+    /// A batch that the model cannot take.
+    pub fn losses_by(&mut self, batch: &Batch, at: usize, objective: &dyn Objective) -> Result<&[f32]> {
+        let leave_out = |row: usize, z: &mut [f32]| {
+            if let Some(kept) = objective.kept(at, row) {
+                kept.leave_out_others(z);
+            }
+        };
+        let drawn = Distribution { scale: objective.scale(), left_out: Some(&leave_out) };
+        self.training.loss_under(&self.model, batch, &drawn)
+    }
+
+    /// From now on objectives are told entropies.
+    pub fn measure_entropies(&mut self) {
+        self.training.measure_entropies();
     }
 
     /// The weights in f32, whatever products multiply, to be saved.

@@ -3,29 +3,27 @@
 mod settings;
 
 use super::data::samples::notes;
-use super::memory;
 use super::settings::{RunArgs, checkpoint};
+use super::tuning;
 use super::watch::{Samples as Shown, Screen};
 use crate::interrupt::Listener;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use settings::SettingsArgs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use wootz_kernels::peak::Peaks;
-use wootz_kernels::{DType, Precision};
 use wootz_model::adapter::{self, Base};
 use wootz_model::arch::identify;
 use wootz_model::flops::{TokenFlops, parameters};
-use wootz_model::load::{self, LoadOptions};
+use wootz_model::load;
 use wootz_model::lora::{Adapter, Lora};
-use wootz_model::plan::{Plan, Shape};
+use wootz_model::plan::Shape;
 use wootz_model::{Model, Recompute};
 use wootz_text::Tokenizer;
 use wootz_train::data::documents::OnBad;
 use wootz_train::data::samples::{Order, ReadOptions, Report, Samples};
 use wootz_train::fit::{DtypeName, End, Run};
-use wootz_train::optimizer::{Optimizer, Rule};
 use wootz_train::progress::Progress;
 use wootz_train::run::Folder;
 use wootz_train::run::checkpoint::Checkpoint;
@@ -104,11 +102,11 @@ impl Ready {
 }
 
 fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
-    let mut asked = args.settings.resolve(args.run.config.as_deref(), usual_dtype)?;
+    let mut asked = args.settings.resolve(args.run.config.as_deref(), tuning::usual_dtype)?;
     let path = crate::model_arg::resolve(Some(&asked.settings.model))?;
     let (_, config) = identify(&load::open(&path)?)?;
     asked.fit(config.max_seq)?;
-    let tokenizer = tokenizer(&path, &asked.settings)?;
+    let tokenizer = tuning::tokenizer(&path, asked.settings.template.as_deref())?;
     let data = Data::read(&asked.settings, &tokenizer, threads)?;
     let dropout = asked.lora_dropout;
     let mut settings = asked.complete(data.samples.len(), |settings, epochs| {
@@ -117,11 +115,11 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
     })?;
     settings.check()?;
     let name = settings.model.clone();
-    let mut model = load_model(&path, &settings, threads)?;
+    let mut model = tuning::load_model(&path, &settings.learning, settings.full, threads)?;
     if !settings.full {
         let adapter = match &settings.adapter {
             Some(name) => {
-                let mut adapter = given_adapter(&model, name)?;
+                let mut adapter = tuning::given_adapter(&model, name)?;
                 settings.lora_dropout = dropout.unwrap_or(adapter.dropout);
                 adapter.dropout = settings.lora_dropout;
                 adapter
@@ -148,7 +146,7 @@ fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
     let checkpoint = checkpoint(path, &folder, settings.learning.steps)?;
     let base = crate::model_arg::resolve(Some(&settings.model))
         .with_context(|| format!("{}: the model that this run tunes", path.display()))?;
-    let tokenizer = tokenizer(&base, &settings)?;
+    let tokenizer = tuning::tokenizer(&base, settings.template.as_deref())?;
     let data = Data::read(&settings, &tokenizer, threads)?;
     let model = model_at(&base, &settings, &checkpoint, threads)?;
     check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
@@ -158,61 +156,12 @@ fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
 /// The model as a checkpoint has it.
 fn model_at(base: &Path, settings: &Settings, checkpoint: &Checkpoint, threads: usize) -> Result<Model> {
     if settings.full {
-        return load_model(&checkpoint.path, settings, threads);
+        return tuning::load_model(&checkpoint.path, &settings.learning, true, threads);
     }
-    let mut model = load_model(base, settings, threads)?;
-    let mut adapter = read_adapter(&model, &checkpoint.path)?;
+    let mut model = tuning::load_model(base, &settings.learning, false, threads)?;
+    let mut adapter = tuning::read_adapter(&model, &checkpoint.path)?;
     adapter.dropout = settings.lora_dropout;
     model.put_on(adapter)?;
-    Ok(model)
-}
-
-/// The adapter to go on with.
-fn given_adapter(model: &Model, name: &str) -> Result<Adapter> {
-    let adapter = read_adapter(model, &crate::model_arg::resolve_adapter(name)?)?;
-    if let Some((id, _)) = adapter.saved.first() {
-        bail!(
-            "--adapter {name}: it replaces `{id}` (modules_to_save), which is not trained on; merge it first with `wootz merge`"
-        );
-    }
-    Ok(adapter)
-}
-
-fn read_adapter(model: &Model, path: &Path) -> Result<Adapter> {
-    let base = Base { architecture: model.architecture(), config: model.config() };
-    Ok(adapter::read(path, &base, model.pool())?)
-}
-
-fn tokenizer(path: &Path, settings: &Settings) -> Result<Arc<Tokenizer>> {
-    let mut tokenizer = load::tokenizer(path)
-        .with_context(|| format!("{}: samples are read with the model's tokenizer", path.display()))?;
-    if let Some(file) = &settings.template {
-        tokenizer.set_chat_template(load::chat_template(file)?);
-    }
-    Ok(Arc::new(tokenizer))
-}
-
-/// What products usually multiply: f32 where most weights are f32 or f16, which say no less; otherwise what is fast.
-fn usual_dtype(model: &str) -> Result<DtypeName> {
-    let checkpoint = load::open(&crate::model_arg::resolve(Some(model))?)?;
-    let largest = checkpoint.tensors().max_by_key(|tensor| tensor.shape.iter().product::<usize>());
-    Ok(match largest.map(|tensor| tensor.dtype) {
-        Some(DType::F32 | DType::F16) | None => DtypeName::F32,
-        Some(_) => DtypeName::Bf16,
-    })
-}
-
-/// Loads the model. All that is trained is brought into f32 anyhow; what stays as it is takes the products' type, unless
-/// it is quantised.
-fn load_model(path: &Path, settings: &Settings, threads: usize) -> Result<Model> {
-    let exact = settings.full || settings.learning.dtype == DtypeName::F32;
-    let precision = if exact { Precision::F32 } else { Precision::Native };
-    let mut model = Model::load(path, &LoadOptions { precision, threads })?;
-    let dtype = settings.learning.format().dtype();
-    if !exact {
-        let (weights, pool) = model.weights_mut();
-        weights.convert(pool, dtype, |_, of| of.block_len() == 1);
-    }
     Ok(model)
 }
 
@@ -233,33 +182,8 @@ fn check_memory(
         recompute: settings.learning.recompute(),
         threads,
     };
-    let rule = settings.learning.options().rule;
-    let config = model.config();
-    let (plan, moments, masters) = match model.adapters().first() {
-        Some(adapter) => {
-            let plan = Plan::of_adapter(config, &shape, adapter, model.weight_bytes());
-            let per_weight = match rule {
-                Rule::AdamW(_) | Rule::Muon { .. } => 2,
-                Rule::Sgd(momentum) => usize::from(momentum.is_some()),
-            };
-            (plan, per_weight * plan.gradients, 0)
-        }
-        None => {
-            let [moments, masters] = Optimizer::bytes(rule, config, shape.dtype);
-            (Plan::new(config, &shape), moments, masters)
-        }
-    };
-    let rows = [
-        ("weights", plan.weights),
-        ("weights in f32", masters),
-        ("gradients", plan.gradients),
-        ("moments", moments),
-        ("activations", plan.activations),
-        ("logits", plan.logits),
-        ("workspace", plan.workspace),
-    ];
     let advice = "a smaller --batch with --accumulate, a smaller --max-tokens, --recompute block, or a quantised model";
-    memory::check(&rows, model.weight_bytes(), limit, advice)
+    tuning::check_memory(model, &shape, &settings.learning, &[], limit, advice)
 }
 
 /// Samples to learn from and to validate with.

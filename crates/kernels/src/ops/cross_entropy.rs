@@ -29,18 +29,29 @@ use super::softmax::Normaliser;
 use crate::pool::{Pool, Shares};
 use crate::simd::{Isa, Kernel, LANES, dispatch, math};
 
+/// Takes tokens out of a row, given its number and its logits, by setting theirs to -infinity; called from any thread.
+pub type LeaveOut<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
 /// How logits become probabilities.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CrossEntropy {
+#[derive(Clone, Copy)]
+pub struct CrossEntropy<'a> {
     /// Tokens (V). A row may be longer: what follows is padding, with probability and gradient 0.
     pub vocab: usize,
     /// Logits are bent to stay within ±cap first (Gemma 2): see [`super::mlp::soft_cap`].
     pub soft_cap: Option<f32>,
     /// Multiplies logits: 1, or 1 / temperature. Positive.
     pub scale: f32,
+    /// Tokens that a truncated sampling (top-k, top-p) could not have chosen: probability and gradient 0, and the others
+    /// sum to 1.
+    pub left_out: Option<LeaveOut<'a>>,
 }
 
-impl CrossEntropy {
+impl CrossEntropy<'_> {
+    /// All tokens, as they are: the model's own distribution.
+    pub fn plain(vocab: usize) -> Self {
+        CrossEntropy { vocab, soft_cap: None, scale: 1.0, left_out: None }
+    }
+
     /// The losses alone, for validation.
     ///
     /// `logits` `[R, V or more]` are left as z: capped and scaled. `targets` `[R]`: token ids, or negative for rows that
@@ -131,7 +142,7 @@ type Weight<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
 
 /// Some rows.
 struct Rows<'a> {
-    options: &'a CrossEntropy,
+    options: &'a CrossEntropy<'a>,
     width: usize,
     /// Number of the first.
     first: usize,
@@ -160,6 +171,9 @@ impl Kernel for Rows<'_> {
             };
             let (z, padding) = row.split_at_mut(self.options.vocab);
             self.options.transform(isa, z);
+            if let Some(leave_out) = self.options.left_out {
+                leave_out(self.first + r, z);
+            }
             let normaliser = Normaliser::of(isa, z);
             self.loss[r] = -(z[target] - normaliser.log_sum_exp());
             if let Some(entropy) = &mut self.entropy {
@@ -174,7 +188,7 @@ impl Kernel for Rows<'_> {
     }
 }
 
-impl CrossEntropy {
+impl CrossEntropy<'_> {
     /// From logits to z.
     #[inline(always)]
     fn transform<I: Isa>(&self, isa: I, x: &mut [f32]) {
@@ -204,6 +218,8 @@ impl CrossEntropy {
             let z = isa.load_slice(x, 0.0);
             let mut d = isa.mul(math::exp(isa, isa.sub(z, isa.splat(normaliser.largest))), factor);
             if let Some(cap) = cap {
+                // What was left out is beyond the cap, and 0 times infinity would be NaN.
+                let z = isa.max(isa.splat(-cap), z);
                 d = isa.mul(d, math::soft_cap_derivative(isa, cap, z));
             }
             isa.store_slice(x, d);
@@ -263,12 +279,12 @@ mod tests {
     use crate::ops::softmax::log_sum_exp;
     use crate::simd::{IsaKind, dispatch_to};
 
-    fn options(vocab: usize) -> [CrossEntropy; 3] {
-        let plain = CrossEntropy { vocab, soft_cap: None, scale: 1.0 };
+    fn options(vocab: usize) -> [CrossEntropy<'static>; 3] {
+        let plain = CrossEntropy::plain(vocab);
         [
             plain,
             CrossEntropy { soft_cap: Some(5.0), ..plain },
-            CrossEntropy { soft_cap: Some(9.0), vocab, scale: 0.7 },
+            CrossEntropy { soft_cap: Some(9.0), scale: 0.7, ..plain },
         ]
     }
 
@@ -298,7 +314,8 @@ mod tests {
             let weights = [1.0, 0.25, 7.0, -2.0];
             for options in options(vocab) {
                 for kind in IsaKind::available() {
-                    let what = format!("{} {vocab} {padding} {options:?}", kind.name());
+                    let CrossEntropy { soft_cap, scale, .. } = options;
+                    let what = format!("{} {vocab} {padding} {soft_cap:?} {scale}", kind.name());
                     let run = |weight: Option<Weight>| {
                         let mut logits = x.clone();
                         let (mut loss, mut entropy) = ([f32::NAN; ROWS], [f32::NAN; ROWS]);
@@ -348,7 +365,7 @@ mod tests {
                 mlp::soft_cap(&Pool::new(1), cap, &mut sampled);
             }
             let (mut logits, mut loss) = (x.clone(), vec![0.0; rows]);
-            let options = CrossEntropy { vocab, soft_cap, scale: 1.0 };
+            let options = CrossEntropy { soft_cap, ..CrossEntropy::plain(vocab) };
             let weights = vec![1.0; rows];
             options.backward(&Pool::new(2), &mut logits, &targets, &weights, &mut loss, None);
             for (r, row) in sampled.chunks_exact(width).enumerate() {
@@ -367,7 +384,7 @@ mod tests {
         let weights = normal(rows, 2);
         let run = |threads| {
             let (mut dx, mut loss, mut entropy) = (x.clone(), vec![0.0; rows], vec![0.0; rows]);
-            let options = CrossEntropy { vocab, soft_cap: None, scale: 1.0 };
+            let options = CrossEntropy::plain(vocab);
             let pool = Pool::new(threads);
             options.backward(&pool, &mut dx, &targets, &weights, &mut loss, Some(&mut entropy));
             let (mut logits, mut alone) = (x.clone(), vec![0.0; rows]);
@@ -384,7 +401,7 @@ mod tests {
         let (rows, vocab, width) = (50, 300, 320);
         let x = normal(rows * width, 1);
         let targets: Vec<i32> = (0..rows as i32).map(|r| if r % 7 == 0 { -1 } else { 5 * r }).collect();
-        let options = CrossEntropy { vocab, soft_cap: Some(4.0), scale: 0.8 };
+        let options = CrossEntropy { soft_cap: Some(4.0), scale: 0.8, ..CrossEntropy::plain(vocab) };
         let pool = Pool::new(3);
         let mut loss = vec![0.0; rows];
         options.forward(&pool, &mut x.clone(), &targets, &mut loss, None);
@@ -398,9 +415,41 @@ mod tests {
         assert_eq!(want, found);
     }
 
+    /// What is left out takes no part: the others have loss, entropy and gradient as if there were no more.
+    #[test]
+    fn tokens_can_be_left_out() {
+        let (rows, vocab) = (40, 100);
+        let x: Vec<f32> = normal(rows * vocab, 1).iter().map(|x| 4.0 * x).collect();
+        let is_kept = |row: usize, token: usize| !(row + token).is_multiple_of(3);
+        let kept = |row: usize| (0..vocab).filter(move |&token| is_kept(row, token));
+        let leave_out = |row: usize, z: &mut [f32]| {
+            (0..vocab).filter(|&token| !is_kept(row, token)).for_each(|token| z[token] = f32::NEG_INFINITY);
+        };
+        let targets: Vec<i32> = (0..rows).map(|row| if row % 3 == 0 { 1 } else { 3 }).collect();
+        for options in options(vocab) {
+            let options = CrossEntropy { left_out: Some(&leave_out), ..options };
+            let (mut dx, mut loss, mut entropy) = (x.clone(), vec![0.0; rows], vec![0.0; rows]);
+            let weights = vec![1.5; rows];
+            options.backward(&Pool::new(3), &mut dx, &targets, &weights, &mut loss, Some(&mut entropy));
+            for row in 0..rows {
+                let (x, dx) = (&x[row * vocab..][..vocab], &dx[row * vocab..][..vocab]);
+                let few: Vec<f64> = kept(row).map(|token| x[token].into()).collect();
+                let Some(target) = kept(row).position(|token| token as i32 == targets[row]) else {
+                    panic!("row {row}: its target was left out");
+                };
+                let want = reference(&options, &few, target);
+                assert_near("loss", &[loss[row], entropy[row]], &[want.0, want.1], 3e-6);
+                let found: Vec<f32> = kept(row).map(|token| dx[token]).collect();
+                assert_near("dx", &found, &reference_backward(&options, &few, target, 1.5), 2e-6);
+                let others = (0..vocab).filter(|&token| !is_kept(row, token));
+                others.for_each(|token| assert_eq!(dx[token], 0.0, "row {row}, token {token}"));
+            }
+        }
+    }
+
     #[test]
     fn edges() {
-        let plain = |vocab| CrossEntropy { vocab, soft_cap: None, scale: 1.0 };
+        let plain = CrossEntropy::plain;
         let run = |x: &[f32], target| {
             let (mut dx, mut loss, mut entropy) = (x.to_vec(), [0.0], [0.0]);
             let options = plain(x.len());
@@ -427,7 +476,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "target Some(3) of 3 tokens")]
     fn a_target_beyond_the_vocabulary_is_refused() {
-        let options = CrossEntropy { vocab: 3, soft_cap: None, scale: 1.0 };
+        let options = CrossEntropy::plain(3);
         options.forward(&Pool::new(1), &mut [0.0; 4], &[3], &mut [0.0], None);
     }
 }

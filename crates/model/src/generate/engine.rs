@@ -9,6 +9,7 @@
 //! sampler chooses from the verified logits, with the random number of that place: exactly the tokens of plain
 //! decoding, at any temperature.
 
+use super::drawn::Drawn;
 use super::lookup;
 use super::sampler::{Sampler, SamplerOptions, log_probabilities};
 use crate::config::Positions;
@@ -16,6 +17,7 @@ use crate::decoder::{Chunk, Model, Rows, Scratch};
 use crate::error::{Error, Result, fail};
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use wootz_kernels::ops::attention::CacheType;
@@ -47,10 +49,14 @@ pub struct Request {
     pub stream: u64,
     /// Report log-probabilities: of each token, and of so many of the most likely ones in its place.
     pub logprobs: Option<usize>,
+    /// Report what each token was drawn from; the sampler must have a temperature, and no biases or penalties.
+    pub drawn: bool,
     /// Tokens to guess ahead by [`lookup`], at the most; 0 guesses none.
     pub lookup: usize,
     /// An earlier sequence whose cache to go on from, as far as it begins as the prompt does.
     pub session: Option<Session>,
+    /// The same, of a sequence that other requests begin with as well: its cache is copied when this one's turn comes.
+    pub prefix: Option<Arc<Session>>,
     /// Return the sequence as a [`Session`] when it ends.
     pub keep: bool,
 }
@@ -65,8 +71,10 @@ impl Request {
             sampler: SamplerOptions::greedy(),
             stream: 0,
             logprobs: None,
+            drawn: false,
             lookup: 0,
             session: None,
+            prefix: None,
             keep: false,
         }
     }
@@ -103,6 +111,8 @@ pub struct Token {
     pub logprob: Option<f32>,
     /// The most likely tokens of its place, with their log-probabilities, descending; as many as asked for.
     pub top: Vec<(u32, f32)>,
+    /// What it was drawn from, if asked for.
+    pub drawn: Option<Drawn>,
 }
 
 /// How a sequence ended.
@@ -165,6 +175,12 @@ impl Session {
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
+
+    /// Positions of the cache that are as `prompt` wants them. At least its last token is left to run, for its logits.
+    fn common(&self, prompt: &[u32]) -> usize {
+        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        common.min(prompt.len() - 1).min(self.cache.len())
+    }
 }
 
 impl std::fmt::Debug for Session {
@@ -188,9 +204,9 @@ pub struct Stats {
     pub accepted: usize,
 }
 
-/// Runs sequences over a model.
-pub struct Engine {
-    model: Arc<Model>,
+/// Runs sequences over a model, which it shares with others or borrows.
+pub struct Engine<M = Arc<Model>> {
+    model: M,
     options: EngineOptions,
     scratch: Scratch,
     queue: VecDeque<(SequenceId, Request)>,
@@ -216,6 +232,7 @@ struct Sequence {
     sampler: Sampler,
     end_tokens: Vec<u32>,
     logprobs: Option<usize>,
+    drawn: bool,
     lookup: usize,
     keep: bool,
     cached_tokens: usize,
@@ -242,10 +259,10 @@ struct Turn {
     ended: Option<FinishReason>,
 }
 
-impl Engine {
+impl<M: Deref<Target = Model>> Engine<M> {
     /// An engine over `model`. A context that the model's position table does not reach is cut to it; `chunk` and
     /// `max_batch` are at least 1.
-    pub fn new(model: Arc<Model>, options: EngineOptions) -> Engine {
+    pub fn new(model: M, options: EngineOptions) -> Engine<M> {
         let learned = model.config().positions == Positions::Learned;
         let reach = if learned { model.config().max_seq } else { usize::MAX };
         let options = EngineOptions {
@@ -272,7 +289,7 @@ impl Engine {
     }
 
     /// The model.
-    pub fn model(&self) -> &Arc<Model> {
+    pub fn model(&self) -> &M {
         &self.model
     }
 
@@ -314,6 +331,11 @@ impl Engine {
             fail!("token {id} of the prompt does not exist, the model's vocabulary has {vocab_size}");
         }
         request.sampler.check(vocab_size)?;
+        if request.drawn && !request.sampler.draws_plainly() {
+            fail!(
+                "what tokens are drawn from is known for a temperature above 0, without biases and penalties"
+            );
+        }
         let id = self.next;
         self.next += 1;
         self.queue.push_back((id, request));
@@ -399,7 +421,13 @@ impl Engine {
             let limit = wanted.min(self.options.context);
             let positions = if request.keep { self.options.context } else { limit };
             let session = request.session.and_then(|session| reuse(session, &request.prompt, positions));
-            let cache = session.unwrap_or_else(|| self.cache(positions));
+            let cache = session.unwrap_or_else(|| {
+                let mut cache = self.cache(positions);
+                if let Some(prefix) = request.prefix {
+                    cache.copy(&prefix.cache, prefix.common(&request.prompt));
+                }
+                cache
+            });
             let now = Instant::now();
             self.active.push(Sequence {
                 id,
@@ -412,6 +440,7 @@ impl Engine {
                 sampler: Sampler::new(request.sampler, request.stream),
                 end_tokens: request.end_tokens,
                 logprobs: request.logprobs,
+                drawn: request.drawn,
                 lookup: request.lookup.min(MAX_CHUNK - 1),
                 keep: request.keep,
                 started: now,
@@ -475,12 +504,10 @@ impl Engine {
     }
 }
 
-/// The cache of a session, cut back to what the session and `prompt` have in common. At least the prompt's last token
-/// is left to run, for its logits. `None` if the cache is too small or cannot be cut back so far.
+/// The cache of a session, cut back to what the session and `prompt` have in common. `None` if the cache is too small or cannot be cut back so far.
 fn reuse(session: Session, prompt: &[u32], positions: usize) -> Option<KvCache> {
-    let Session { tokens, mut cache } = session;
-    let common = tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-    let common = common.min(prompt.len() - 1).min(cache.len());
+    let common = session.common(prompt);
+    let mut cache = session.cache;
     if cache.capacity() < positions {
         return None;
     }
@@ -585,10 +612,11 @@ impl Sequence {
             }
             None => (None, Vec::new()),
         };
+        let drawn = self.drawn.then(|| self.sampler.drawn(logits, id));
         self.tokens.push(id);
         self.last_token = Instant::now();
         self.first_token.get_or_insert(self.last_token);
-        Token { id, logprob, top }
+        Token { id, logprob, top, drawn }
     }
 
     fn end_at(&self, id: u32) -> Option<FinishReason> {

@@ -2,10 +2,12 @@
 //!
 //! In reading order:
 //! - [`sampler`]: the next token of one row of logits
+//! - [`drawn`]: what that token was drawn from, for training to replay
 //! - [`lookup`]: guesses at the next tokens, from what the sequence has said before
 //! - [`engine`]: many sequences over one model, a step at a time
 //! - [`stop`]: strings at which a text ends; the one part that works on text, after decoding
 
+pub mod drawn;
 pub mod engine;
 pub mod lookup;
 pub mod sampler;
@@ -14,6 +16,7 @@ pub mod stop;
 #[cfg(test)]
 mod tests;
 
+pub use drawn::{Drawn, Kept};
 pub use engine::{
     Engine, EngineOptions, Event, Finish, FinishReason, Request, SequenceId, Session, Stats, Token,
 };

@@ -18,6 +18,7 @@
 //! Equal values rank by id, so a choice never depends on how a selection is done. A token's random number depends on
 //! its place in its own sequence alone: neither the batch nor speculation moves it.
 
+use super::drawn::{Drawn, Kept};
 use crate::error::{Result, fail};
 use std::cmp::Ordering;
 use wootz_kernels::ops::softmax::log_sum_exp;
@@ -113,6 +114,21 @@ impl SamplerOptions {
         Ok(())
     }
 
+    /// Whether some of `vocab` tokens are cut off before one is drawn.
+    fn truncates(&self, vocab: usize) -> bool {
+        self.top_k > 0 && self.top_k < vocab || self.top_p < 1.0 || self.min_p > 0.0 || self.typical < 1.0
+    }
+
+    /// What logits are multiplied by before a token is drawn: 1 / temperature.
+    pub fn scale(&self) -> f32 {
+        1.0 / self.temperature
+    }
+
+    /// Whether tokens are drawn by temperature and truncation alone.
+    pub fn draws_plainly(&self) -> bool {
+        self.temperature > 0.0 && self.logit_bias.is_empty() && !self.penalises()
+    }
+
     fn penalises(&self) -> bool {
         self.repeat_last_n > 0
             && (self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0)
@@ -200,15 +216,19 @@ impl Sampler {
         self.scores.iter_mut().for_each(|x| *x = (*x - max) / temperature);
         // Uniform in [0, 1), in steps of 2^-53: rare tokens of large vocabularies keep their share.
         let u = (self.rng.at(index) >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
-        let truncates = self.options.top_k > 0 && self.options.top_k < logits.len()
-            || self.options.top_p < 1.0
-            || self.options.min_p > 0.0
-            || self.options.typical < 1.0;
-        if !truncates {
+        if !self.options.truncates(logits.len()) {
             return Ok(self.draw_from_all(u));
         }
         self.truncate();
         Ok(draw(self.candidates.iter().map(|c| (c.id, c.weight)), u))
+    }
+
+    /// What the last token, `id`, was drawn from, given the same logits. Biases and penalties are not in it.
+    pub fn drawn(&mut self, logits: &[f32], id: u32) -> Drawn {
+        let truncates = self.options.truncates(logits.len());
+        let ids = || self.candidates.iter().map(|candidate| candidate.id).collect();
+        let kept = truncates.then(|| Kept::new(ids(), logits.len()));
+        Drawn::new(logits, id, self.options.scale(), kept, &mut self.scores)
     }
 
     /// Biases and penalties, from `logits` to `scores`.

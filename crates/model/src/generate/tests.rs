@@ -235,7 +235,38 @@ fn a_session_beyond_a_sliding_window_is_cut_or_read_anew() {
             let request = Request { session: finish.session, ..Request::greedy(next.clone(), 6) };
             let (answer, finish) = kept(&mut engine, request);
             assert!(finish.cached_tokens == common || finish.cached_tokens == 0 && common == 300, "{common}");
-            assert_eq!(answer, alone(&model, options, Request::greedy(next, 6)).ids, "{name} {common}");
+            let expected = alone(&model, options, Request::greedy(next.clone(), 6)).ids;
+            assert_eq!(answer, expected, "{name} {common}");
+
+            let (_, finish) = kept(&mut engine, Request::greedy(long.clone(), 4));
+            let prefix = finish.session.map(Arc::new);
+            let (answer, finish) = kept(&mut engine, Request { prefix, ..Request::greedy(next, 6) });
+            assert!(finish.cached_tokens == common || finish.cached_tokens == 0 && common == 300, "{common}");
+            assert_eq!(answer, expected, "{name} {common}, copied");
+        }
+    }
+}
+
+#[test]
+fn a_shared_prefix_is_as_good_as_reading_it() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let reach = model.config().max_seq.min(ENGINE.context) - 30;
+        for length in [1, 31, 32, 33, 100].map(|length: usize| length.min(reach)) {
+            let start = prompt(&model, length, 4);
+            let mut engine = Engine::new(model.clone(), ENGINE);
+            let (_, finish) = kept(&mut engine, Request::greedy(start.clone(), 0));
+            let prefix = Arc::new(finish.session.unwrap());
+            // The same prompt, one that goes on from it, one that leaves it early, and one that has nothing of it.
+            let longer = [&start[..], &prompt(&model, 20, 5)].concat();
+            let other = [&start[..length / 2], &prompt(&model, 9, 6)].concat();
+            for start in [start.clone(), longer, other, prompt(&model, 40, 7)] {
+                let with = || Request { prefix: Some(prefix.clone()), ..Request::greedy(start.clone(), 9) };
+                let expected = alone(&model, ENGINE, Request::greedy(start.clone(), 9));
+                for answer in run(&mut engine, vec![with(), with(), with()]) {
+                    assert_eq!(answer, expected, "{} {length}", folder.display());
+                }
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ mod batches;
 mod forms;
 mod read;
 #[cfg(feature = "parquet")]
-mod rows;
+pub(super) mod rows;
 mod tokenised;
 
 #[cfg(test)]
@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 pub use batches::{BatchSize, Grouping, Order, OrderOptions, Position};
 pub use read::{ReadOptions, Report, TrainOn, Truncation};
+
+pub(super) use forms::conversation;
 
 use super::{Batch, IGNORED, Permutation, inputs};
 use crate::error::{Result, fail};

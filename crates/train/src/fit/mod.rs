@@ -23,7 +23,7 @@ use crate::run::metrics::{self, Metrics, Row};
 use crate::run::tensorboard::{Events, Start};
 use crate::run::{Folder, report};
 use crate::schedule::Schedule;
-use crate::trainer::{Refused, Trainer};
+use crate::trainer::{self, Refused, Trainer};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -36,13 +36,34 @@ use wootz_text::Tokenizer;
 
 /// Where a run's batches come from.
 pub trait Feed {
-    /// Makes the batches of the next step.
+    /// Makes the batches of the next step, the `step`-th from 0; a run that learns from what it tries has the model try it
+    /// here.
     ///
     /// # Errors
     /// Data that cannot be read.
-    fn step(&mut self) -> Result<()>;
+    fn step(&mut self, trainer: &mut Trainer, step: u64) -> Result<()>;
     /// The batches that were made last.
     fn batches(&self) -> &[data::Batch];
+    /// Measures what is minimised over these batches, and its gradient: the mean loss of all targets.
+    ///
+    /// # Errors
+    /// Batches that the model cannot take.
+    fn measure(&mut self, trainer: &mut Trainer) -> Result<trainer::Step> {
+        let batches: Vec<Batch> = self.batches().iter().map(data::Batch::as_model).collect();
+        trainer.measure(&batches).context(|| "a batch that the model cannot take")
+    }
+    /// Adds what else there is to say of the step to its line of metrics.
+    fn add_metrics(&self, row: Row) -> Row {
+        row
+    }
+    /// The same in a few words, for a terminal; empty for nothing.
+    fn note(&self) -> String {
+        String::new()
+    }
+    /// What somebody should be told of the step.
+    fn warnings(&mut self) -> Vec<String> {
+        Vec::new()
+    }
     /// Where the data go on after them; a feed that is set there gives what would have followed.
     fn position(&self) -> Value;
     /// A batch as large as one that may come, where batches differ in size: it is rehearsed before the first step, so that
@@ -56,6 +77,14 @@ pub trait Feed {
     /// # Errors
     /// Data that cannot be read, and what `each` fails with.
     fn validate(&mut self, each: &mut dyn FnMut(&data::Batch) -> Result<()>) -> Result<bool>;
+    /// The mean reward of what the model answers to problems that it does not learn from, where there are any.
+    ///
+    /// # Errors
+    /// What fails the model.
+    fn reward(&mut self, trainer: &mut Trainer) -> Result<Option<f64>> {
+        let _ = trainer;
+        Ok(None)
+    }
 }
 
 /// Puts what is learnt into a checkpoint's folder, under the run's name.
@@ -119,7 +148,7 @@ pub trait Watch {
 }
 
 /// What came of a step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StepReport {
     /// Steps done, this one included.
     pub step: u64,
@@ -133,6 +162,8 @@ pub struct StepReport {
     pub lr: f64,
     /// Tokens a second, from the end of the last step to the end of this one.
     pub tokens_per_second: f64,
+    /// What else its feed has to say.
+    pub note: String,
 }
 
 /// What came of a validation.
@@ -140,12 +171,14 @@ pub struct StepReport {
 pub struct ValReport {
     /// Steps done.
     pub step: u64,
-    /// Mean over the targets, in nats.
-    pub loss: f64,
+    /// Mean over the targets, in nats, where there are data to validate with.
+    pub loss: Option<f64>,
     /// The same for each byte of text, where the tokens' bytes are known.
     pub bits_per_byte: Option<f64>,
     /// Share of questions that were answered right.
     pub hellaswag: Option<f64>,
+    /// Mean reward of answers to problems that are not learnt from.
+    pub reward: Option<f64>,
 }
 
 /// How a run ended.
@@ -285,14 +318,14 @@ impl Run {
     }
 
     fn one_step(&mut self, watch: &mut dyn Watch, last: &mut Instant) -> Result<StepReport> {
-        self.feed.step()?;
+        self.feed.step(&mut self.trainer, self.state.step)?;
         self.trainer.set_draw(Some(Rng::new(self.plan.seed, self.state.step).next()));
-        let batches: Vec<Batch> = self.feed.batches().iter().map(data::Batch::as_model).collect();
-        let tokens = batches.iter().map(|batch| batch.tokens.len() as u64).sum::<u64>();
-        let measured = self.trainer.measure(&batches).context(|| "a batch that the model cannot take")?;
+        let tokens = self.feed.batches().iter().map(|batch| batch.inputs.len() as u64).sum::<u64>();
+        let measured = self.feed.measure(&mut self.trainer)?;
         let lr = self.plan.schedule.lr(self.state.step);
         // An adapter's a has no gradient as long as its b is 0, which it is in the first step alone.
-        if self.state.step == 0 || self.state.step == 1 && self.unreceived {
+        let is_first = self.state.updates == 0 || self.state.updates == 1 && self.unreceived;
+        if is_first && measured.refused.is_none() {
             let (count, without) = self.trainer.received();
             self.unreceived = !without.is_empty();
             watch.received(self.state.step + 1, count, &without);
@@ -304,11 +337,16 @@ impl Run {
             (Some(Refused::Overflow(scale)), _) => {
                 Some(format!("gradients of a loss times {scale} exceed f16, half as much comes next"))
             }
+            (Some(Refused::NoSignal), _) => {
+                Some("nothing can be learnt from the answers: no group has any that differ".to_owned())
+            }
             (Some(refused), _) => {
                 self.state.bad_steps += 1;
                 let what = match refused {
                     Refused::Loss => "the loss is not a finite number".to_owned(),
-                    Refused::Overflow(_) | Refused::NoTargets => "no target counts".to_owned(),
+                    Refused::Overflow(_) | Refused::NoSignal | Refused::NoTargets => {
+                        "no target counts".to_owned()
+                    }
                     Refused::Gradient(id) => format!("the gradient of {id} is not finite"),
                 };
                 if self.state.bad_steps > self.plan.max_bad_steps {
@@ -350,6 +388,7 @@ impl Run {
             grad_norm: measured.grad_norm,
             lr,
             tokens_per_second: tokens as f64 / seconds,
+            note: self.feed.note(),
         };
         let mut row = Row::from(metrics::Step {
             step,
@@ -359,6 +398,7 @@ impl Run {
             lr,
             tokens_per_second: report.tokens_per_second,
         });
+        row = self.feed.add_metrics(row);
         if let Some(scale) = loss_scale {
             row = row.with("loss_scale", scale.value());
         }
@@ -367,6 +407,7 @@ impl Run {
             row = row.with("skipped", why.as_str());
         }
         self.write(&row)?;
+        self.feed.warnings().iter().for_each(|warning| watch.warn(&format!("step {step}: {warning}")));
         Ok(report)
     }
 
@@ -378,6 +419,7 @@ impl Run {
     fn validate(&mut self, watch: &mut dyn Watch) -> Result<()> {
         let step = self.state.step;
         let hellaswag = self.ask()?;
+        let reward = self.feed.reward(&mut self.trainer)?;
         let (mut nats, mut targets, mut text) = (0.0, 0, 0);
         let (trainer, bytes) = (&mut self.trainer, &self.bytes);
         let found = self.feed.validate(&mut |batch| {
@@ -387,21 +429,23 @@ impl Run {
             text += bytes.as_ref().map_or(0, |bytes| bytes.of_targets(&batch.targets));
             Ok(())
         })?;
-        if !found {
-            if let Some(share) = hellaswag {
-                self.write(&Row::new(step).with("hellaswag", share))?;
-            }
+        let loss = found.then(|| nats / targets.max(1) as f64);
+        if loss.is_none() && hellaswag.is_none() && reward.is_none() {
             return Ok(());
         }
-        let loss = nats / targets.max(1) as f64;
         let bits_per_byte = (text > 0).then(|| nats / std::f64::consts::LN_2 / text as f64);
-        let mut row = Row::from(metrics::Validation { step, val_loss: loss, bits_per_byte });
-        if let Some(share) = hellaswag {
-            row = row.with("hellaswag", share);
+        let mut row = match loss {
+            Some(val_loss) => Row::from(metrics::Validation { step, val_loss, bits_per_byte }),
+            None => Row::new(step),
+        };
+        for (name, value) in [("hellaswag", hellaswag), (metrics::VAL_REWARD, reward)] {
+            if let Some(value) = value {
+                row = row.with(name, value);
+            }
         }
         self.write(&row)?;
-        self.state.val_loss = loss.is_finite().then_some(loss);
-        watch.validated(&ValReport { step, loss, bits_per_byte, hellaswag });
+        self.state.score = reward.map(|reward| -reward).or(loss).filter(|score| score.is_finite());
+        watch.validated(&ValReport { step, loss, bits_per_byte, hellaswag, reward });
         Ok(())
     }
 
@@ -441,8 +485,8 @@ impl Run {
         let (state, trainer, save) = (&self.state, &mut self.trainer, &self.save);
         let name = self.folder.name();
         let saved = self.store.save(state.step, |writer| {
-            if let Some(loss) = state.val_loss {
-                writer.score(loss);
+            if let Some(score) = state.score {
+                writer.score(score);
             }
             state::write(writer, state, trainer, |folder, trainer| save(folder, &name, trainer))
         })?;

@@ -32,8 +32,9 @@ pub struct State {
     pub guard: Guard,
     /// Steps in a row that were refused.
     pub bad_steps: u64,
-    /// The last validation's loss.
-    pub val_loss: Option<f64>,
+    /// What the last validation found, the lower the better: its loss, or its reward times -1.
+    #[serde(alias = "val_loss")]
+    pub score: Option<f64>,
     /// In f16 alone.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
@@ -49,7 +50,7 @@ impl State {
             position,
             guard: Guard::default(),
             bad_steps: 0,
-            val_loss: None,
+            score: None,
             loss_scale: None,
         }
     }

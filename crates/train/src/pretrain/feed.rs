@@ -4,6 +4,7 @@ use super::Settings;
 use crate::data::{self, Loader, Validation};
 use crate::error::Result;
 use crate::fit::Feed;
+use crate::trainer::Trainer;
 use serde_json::{Value, json};
 
 /// Token shards to learn from and to validate with.
@@ -35,7 +36,7 @@ impl Corpus {
 }
 
 impl Feed for Corpus {
-    fn step(&mut self) -> Result<()> {
+    fn step(&mut self, _: &mut Trainer, _: u64) -> Result<()> {
         // To overfit, the first step's again.
         if self.overfit && self.batches.len() == self.accumulate {
             return Ok(());

@@ -36,9 +36,13 @@ pub const TOKENS_PER_SECOND: &str = "tokens_per_second";
 pub const VAL_LOSS: &str = "val_loss";
 /// Validation loss in bits a byte of text, which does not depend on the vocabulary.
 pub const BITS_PER_BYTE: &str = "bits_per_byte";
+/// Mean reward of answers to problems that are not learnt from.
+pub const VAL_REWARD: &str = "val_reward";
+/// Mean reward of the answers that a step learns from.
+pub const REWARD_MEAN: &str = "reward_mean";
 
 /// A longer line is taken to be damaged: no writer of ours makes one.
-const LONGEST_LINE: u64 = 1 << 20;
+const LONGEST_LINE: u64 = 64 << 20;
 
 /// What is measured at every step of training.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -245,8 +249,8 @@ impl Metrics {
         Ok((Metrics { path: path.to_owned(), file }, resumed))
     }
 
-    /// Adds a line.
-    pub fn append(&mut self, row: &Row) -> Result<()> {
+    /// Adds a line: an object that has a [`STEP`].
+    pub fn append(&mut self, row: &impl Serialize) -> Result<()> {
         let cannot = || format!("{}: cannot write", self.path.display());
         let mut line = serde_json::to_vec(row).context(cannot)?;
         line.push(b'\n');

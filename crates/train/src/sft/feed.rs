@@ -5,6 +5,7 @@ use crate::data::samples::{Order, Samples};
 use crate::data::{self};
 use crate::error::Result;
 use crate::fit::Feed;
+use crate::trainer::Trainer;
 use serde_json::{Value, json};
 
 /// Samples to learn from and to validate with.
@@ -57,7 +58,7 @@ impl Conversations {
 }
 
 impl Feed for Conversations {
-    fn step(&mut self) -> Result<()> {
+    fn step(&mut self, _: &mut Trainer, _: u64) -> Result<()> {
         let step = self.order.next_step();
         self.batches.resize_with(step.len(), data::Batch::default);
         for (ids, batch) in step.iter().zip(&mut self.batches) {

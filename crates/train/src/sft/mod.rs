@@ -93,7 +93,7 @@ impl Inputs {
 }
 
 /// A checkpoint of an adapter is a folder as PEFT has it.
-fn save_adapter(folder: &Path, base: &str, trainer: &Trainer) -> Result<()> {
+pub(crate) fn save_adapter(folder: &Path, base: &str, trainer: &Trainer) -> Result<()> {
     let model = &trainer.model;
     let Some(adapter) = model.adapters().first() else { return Ok(()) };
     let of = Base { architecture: model.architecture(), config: model.config() };
@@ -108,7 +108,7 @@ fn save_adapter(folder: &Path, base: &str, trainer: &Trainer) -> Result<()> {
 }
 
 /// A checkpoint of all weights is the whole model, in f32, as a folder that any program reads.
-fn save_model(folder: &Path, name: &str, trainer: &Trainer, tokenizer: &Tokenizer) -> Result<()> {
+pub(crate) fn save_model(folder: &Path, name: &str, trainer: &Trainer, tokenizer: &Tokenizer) -> Result<()> {
     let model = &trainer.model;
     let options = SaveOptions {
         format: SaveFormat::Hf,

@@ -108,6 +108,21 @@ impl LayerCache {
         }
     }
 
+    /// Copies the blocks of the first `positions` positions of another cache of this shape and type, or as many of the last
+    /// of them as both have room for. Panics when shapes differ.
+    pub fn copy(&mut self, from: &LayerCache, positions: usize) {
+        let shape = |cache: &LayerCache| (cache.heads, cache.dim, cache.kind);
+        assert_eq!(shape(self), shape(from), "heads, width and type of two caches");
+        let used = positions.div_ceil(BLOCK);
+        let count = used.min(self.blocks).min(from.blocks);
+        for head in 0..self.heads {
+            for block in used - count..used {
+                let to = self.range(head, block);
+                self.data[to].copy_from_slice(&from.data[from.range(head, block)]);
+            }
+        }
+    }
+
     /// Writes keys and values `[T, heads · dim]` of positions `first..first + T`. Panics when sizes differ.
     pub fn append(&mut self, pool: &Pool, first: usize, k: &[f32], v: &[f32]) {
         let width = self.heads * self.dim;

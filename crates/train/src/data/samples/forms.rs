@@ -74,25 +74,8 @@ fn chat(
     more: Option<Value>,
     train_on: TrainOn,
 ) -> Result<Form, String> {
-    let mut turns = Vec::new();
-    for (i, message) in messages.iter_mut().enumerate() {
-        let what = |error| format!("message {}: {error}", i + 1);
-        let is_learnt = check_message(message).map_err(what)?;
-        if is_learnt && i >= first {
-            turns.push(i);
-        }
-    }
-    let mut variables = Map::new();
-    match more {
-        None => {}
-        Some(Value::Object(more)) => variables.extend(more),
-        Some(other) => {
-            return Err(format!("`chat_template_kwargs`: expected an object, found {}", kind(&other)));
-        }
-    }
-    if let Some(tools) = tools {
-        variables.insert("tools".to_owned(), list_of_tools(tools)?);
-    }
+    let (mut variables, mut turns) = variables(&mut messages, tools, more)?;
+    turns.retain(|&turn| turn >= first);
     variables.insert("messages".to_owned(), messages.into());
     variables.insert("add_generation_prompt".to_owned(), false.into());
     match train_on {
@@ -104,6 +87,52 @@ fn chat(
         [] => Err("there is no message of the assistant to learn".to_owned()),
         _ => Ok(Form::Turns(variables, turns)),
     }
+}
+
+/// Variables of the chat template for a conversation that is to be gone on with: by `messages`, or by a `prompt` that is a
+/// list of them. None where the record has neither.
+pub fn conversation(fields: &Map<String, Value>) -> Result<Option<Map<String, Value>>, String> {
+    let given = |name: &str| fields.get(name).filter(|value| !value.is_null()).cloned();
+    let (name, messages) = match (given("messages"), given("prompt")) {
+        (Some(messages), _) => ("messages", messages),
+        (None, Some(prompt @ Value::Array(_))) => ("prompt", prompt),
+        (None, _) => return Ok(None),
+    };
+    let mut messages = list_of_messages(name, messages)?;
+    let mut variables = variables(&mut messages, given("tools"), given("chat_template_kwargs"))?.0;
+    if messages.last().is_some_and(|last| last["role"] == "assistant") {
+        return Err(format!(
+            "`{name}` ends with a message of the assistant: nothing is left to answer; what is right goes into another field"
+        ));
+    }
+    variables.insert("messages".to_owned(), messages.into());
+    variables.insert("add_generation_prompt".to_owned(), true.into());
+    Ok(Some(variables))
+}
+
+/// Variables of the chat template but for the messages, which are checked; and those of the messages that may be learnt.
+fn variables(
+    messages: &mut [Value],
+    tools: Option<Value>,
+    more: Option<Value>,
+) -> Result<(Map<String, Value>, Vec<usize>), String> {
+    let mut turns = Vec::new();
+    for (i, message) in messages.iter_mut().enumerate() {
+        if check_message(message).map_err(|error| format!("message {}: {error}", i + 1))? {
+            turns.push(i);
+        }
+    }
+    let mut variables = match more {
+        None => Map::new(),
+        Some(Value::Object(more)) => more,
+        Some(other) => {
+            return Err(format!("`chat_template_kwargs`: expected an object, found {}", kind(&other)));
+        }
+    };
+    if let Some(tools) = tools {
+        variables.insert("tools".to_owned(), list_of_tools(tools)?);
+    }
+    Ok((variables, turns))
 }
 
 fn list_of_messages(name: &str, value: Value) -> Result<Vec<Value>, String> {

@@ -13,24 +13,35 @@ use serde_json::{Map, Value};
 use super::forms::FIELDS;
 use crate::error::{Context as _, Result, fail};
 
-/// The rows of a file, in order: the columns that mean something.
-pub(super) struct Rows {
+/// The rows of a file, in order.
+pub struct Rows {
     rows: RowIter<'static>,
 }
 
 impl Rows {
-    /// Opens a file.
+    /// Opens a file, for the columns that mean something to samples.
     ///
     /// # Errors
     /// It is damaged, has none of the columns, or is packed in a way that is not supported.
     pub fn open(path: &Path) -> Result<Rows> {
+        Rows::project(path, |column| FIELDS.contains(&column))
+    }
+
+    /// Opens a file, for all of its columns.
+    ///
+    /// # Errors
+    /// As [`Rows::open`].
+    pub fn all(path: &Path) -> Result<Rows> {
+        Rows::project(path, |_| true)
+    }
+
+    fn project(path: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Rows> {
         let file = File::open(path).context(|| format!("{}: cannot open", path.display()))?;
         let cannot = || format!("{}: cannot be read as Parquet", path.display());
         let file = SerializedFileReader::new(file).context(cannot)?;
         let schema = file.metadata().file_metadata().schema_descr().root_schema();
         let columns = schema.get_fields();
-        let wanted: Vec<_> =
-            columns.iter().filter(|column| FIELDS.contains(&column.name())).cloned().collect();
+        let wanted: Vec<_> = columns.iter().filter(|column| is_wanted(column.name())).cloned().collect();
         if wanted.is_empty() {
             let names: Vec<&str> = columns.iter().map(|column| column.name()).collect();
             fail!(
@@ -42,7 +53,7 @@ impl Rows {
         for column in file.metadata().row_groups().iter().flat_map(|group| group.columns()) {
             let packed = column.compression();
             let first = column.column_path().parts().first().map_or("", String::as_str);
-            if FIELDS.contains(&first) && !matches!(packed, Compression::UNCOMPRESSED | Compression::SNAPPY) {
+            if is_wanted(first) && !matches!(packed, Compression::UNCOMPRESSED | Compression::SNAPPY) {
                 fail!(
                     "{}: column {first} is packed with {packed}, which is not supported; write it again with Snappy, \
                      or as .jsonl",
