@@ -4,7 +4,8 @@ use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
 use crate::commands::{
-    bench, chat, check, data, export, generate, grpo, inspect, merge, pull, quantize, sft, tokenizer, train,
+    bench, chat, check, data, eval, export, generate, grpo, inspect, merge, pull, quantize, sft, tokenizer,
+    train,
 };
 use crate::hub;
 
@@ -43,6 +44,8 @@ pub enum Command {
     Sft(Box<sft::SftArgs>),
     /// Reinforce a model by rewards of its answers (GRPO)
     Grpo(Box<grpo::GrpoArgs>),
+    /// Have a model answer problems, and judge its answers
+    Eval(Box<eval::EvalArgs>),
     /// Continue a text
     Generate(Box<generate::GenerateArgs>),
     /// Talk with a model
@@ -73,6 +76,7 @@ impl Command {
             Command::Train(args) => train::run(*args),
             Command::Sft(args) => sft::run(*args),
             Command::Grpo(args) => grpo::run(*args),
+            Command::Eval(args) => eval::run(&args),
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),
             Command::Inspect(args) => inspect::run(args),

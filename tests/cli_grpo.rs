@@ -128,6 +128,10 @@ fn a_resumed_run_equals_one_that_was_not_interrupted() {
         for row in fresh.iter().filter(|row| row["max_ratio_deviation"].is_number()) {
             assert_eq!(row["max_ratio_deviation"], 0.0, "{more:?}");
         }
+        if more.contains(&"--beta") {
+            assert_eq!(rows[1]["kl"], 0.0, "{more:?}: the run begins with its reference");
+            assert!(rows.iter().any(|row| row["kl"].as_f64().is_some_and(|kl| kl > 0.0)), "{more:?}");
+        }
         if more.contains(&"--iterations") {
             let deviates = |row: &Value| row["max_ratio_deviation"].as_f64().is_some_and(|off| off > 0.0);
             assert!(rows.iter().any(deviates), "{more:?}: the second update is off policy");
@@ -153,20 +157,12 @@ fn the_built_in_task_is_learnt() {
     }
     // What was learnt is an adapter like any other.
     let run = folder.path("runs/1");
-    let said = output(
-        &folder,
-        &[
-            "generate",
-            "story",
-            "--adapter",
-            text(&run),
-            "-p",
-            "This is the story of Rosa, a kind girl. One day, Rosa",
-            "-n",
-            "9",
-        ],
-    );
-    assert!(said.status.success());
+    let eval = |more: &[&str]| {
+        let result = done(&folder, &[&["eval", "story", "--count", "40", "--right", "1"], more].concat());
+        (result["reward_mean"].as_f64().expect("a reward"), result["pass_at"]["1"].as_f64().expect("a share"))
+    };
+    let (before, after) = (eval(&[]), eval(&["--adapter", text(&run)]));
+    assert!(after.0 > before.0 + 0.2 && after.0 == after.1, "{before:?} {after:?}");
 }
 
 #[test]
@@ -270,6 +266,33 @@ fn groups_without_a_difference_teach_nothing() {
 }
 
 #[test]
+fn answers_are_counted() {
+    let folder = Folder::new("grpo-eval");
+    let data = write_prompts(&folder);
+    let model = fixtures().join("qwen3-micro");
+    for source in [&["--task", "copy"][..], &["--data", text(&data), "--reward", "contains"]] {
+        let args = [&["eval", text(&model), "--samples", "5", "--count", "8", "-n", "9"], source].concat();
+        let result = done(&folder, &args);
+        assert_eq!(
+            (result["problems"].as_u64(), result["answers"].as_u64()),
+            (Some(8), Some(40)),
+            "{result}"
+        );
+        let at = |k: &str| result["pass_at"][k].as_f64();
+        assert!(
+            at("1") <= at("2") && at("2") <= at("4") && at("4").is_some() && at("8").is_none(),
+            "{result}"
+        );
+        assert_eq!(
+            done(&folder, &[&args[..], &["--threads", "1"]].concat())["reward_mean"],
+            result["reward_mean"]
+        );
+    }
+    let said = error(&folder, &["eval", text(&model), "--data", text(&data)]);
+    assert!(said.contains("no reward"), "{said}");
+}
+
+#[test]
 fn bad_input_is_named() {
     let folder = Folder::new("grpo-bad");
     let data = write_prompts(&folder);
@@ -306,6 +329,7 @@ fn bad_input_is_named() {
         let said = error(&folder, args);
         assert!(said.contains(expected), "{args:?}: {said}");
     }
+    assert!(!folder.path("runs").exists(), "nothing was begun");
     // Bad lines are left out where that was asked for.
     let args = [
         "grpo",

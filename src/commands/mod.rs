@@ -6,6 +6,7 @@ pub mod chat;
 pub mod check;
 pub mod comparison;
 pub mod data;
+pub mod eval;
 pub mod export;
 pub mod flags;
 pub mod generate;
@@ -15,6 +16,7 @@ mod memory;
 pub mod merge;
 #[cfg(feature = "onnx")]
 mod onnx_logits;
+mod prompts;
 pub mod pull;
 pub mod quantize;
 mod settings;

@@ -13,6 +13,7 @@ use wootz_model::plan::{Plan, Shape};
 use wootz_text::Tokenizer;
 use wootz_train::fit::{DtypeName, Learning};
 use wootz_train::optimizer::{Optimizer, Rule};
+use wootz_train::trainer::Format;
 
 /// The adapter to go on with.
 ///
@@ -72,12 +73,16 @@ pub fn load_model(path: &Path, learning: &Learning, full: bool, threads: usize) 
     let exact = full || learning.dtype == DtypeName::F32;
     let precision = if exact { Precision::F32 } else { Precision::Native };
     let mut model = Model::load(path, &LoadOptions { precision, threads })?;
-    let dtype = learning.format().dtype();
     if !exact {
-        let (weights, pool) = model.weights_mut();
-        weights.convert(pool, dtype, |_, of| of.block_len() == 1);
+        convert(&mut model, learning.format());
     }
     Ok(model)
+}
+
+/// Weights that are not quantised take the type that products multiply.
+pub fn convert(model: &mut Model, format: Format) {
+    let (weights, pool) = model.weights_mut();
+    weights.convert(pool, format.dtype(), |_, of| of.block_len() == 1);
 }
 
 /// Prints what training such a model will take, `more` included, and refuses what does not fit.

@@ -1,5 +1,6 @@
 //! `wootz bench`: this machine's peaks, kernels as a share of them, and whole models.
 
+mod grpo;
 mod train;
 
 use super::flags;
@@ -66,6 +67,8 @@ enum Action {
     Train(train::TrainBenchArgs),
     /// Steps of fine-tuning with an adapter, and where their time goes
     Sft(train::SftBenchArgs),
+    /// Steps of reinforcement with an adapter, and where their time goes
+    Grpo(grpo::GrpoBenchArgs),
 }
 
 /// Runs the command.
@@ -73,6 +76,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     match &args.action {
         Some(Action::Train(args)) => return train::run(args),
         Some(Action::Sft(args)) => return train::run_sft(args),
+        Some(Action::Grpo(args)) => return grpo::run(args),
         None => {}
     }
     let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);

@@ -1,6 +1,7 @@
 //! `wootz bench train` and `wootz bench sft`: the time of a training step, and where it goes.
 
 use crate::commands::flags::parse_name;
+use crate::commands::tuning;
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::time::Instant;
@@ -84,15 +85,16 @@ pub fn run(args: &TrainBenchArgs) -> Result<()> {
     bench(args, None)
 }
 
+/// What products multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum FormatArg {
+pub enum FormatArg {
     F32,
     Bf16,
     F16,
 }
 
 impl FormatArg {
-    fn format(self) -> Format {
+    pub fn format(self) -> Format {
         match self {
             FormatArg::F32 => Format::F32,
             FormatArg::Bf16 => Format::Bf16,
@@ -250,8 +252,7 @@ fn model(name: &str, threads: usize, dtype: FormatArg, frozen: bool) -> Result<M
         let precision = if exact { Precision::F32 } else { Precision::Native };
         let mut model = Model::load(&path, &LoadOptions { precision, threads })?;
         if !exact {
-            let (weights, pool) = model.weights_mut();
-            weights.convert(pool, dtype.format().dtype(), |_, of| of.block_len() == 1);
+            tuning::convert(&mut model, dtype.format());
         }
         return Ok(model);
     };

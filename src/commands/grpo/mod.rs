@@ -3,6 +3,7 @@
 mod rescore;
 mod settings;
 
+use super::prompts::{read_prompts, rewards};
 use super::settings::{RunArgs, checkpoint};
 use super::tuning;
 use super::watch::{Samples as Shown, Screen};
@@ -21,7 +22,7 @@ use wootz_model::plan::Shape;
 use wootz_model::{DecoderConfig, Model};
 use wootz_rewards::{Rewards, Split};
 use wootz_text::Tokenizer;
-use wootz_train::data::prompts::{self, Built, Prompts, ReadOptions};
+use wootz_train::data::prompts::{Built, Prompts, ReadOptions};
 use wootz_train::fit::{End, Run};
 use wootz_train::grpo::rollout::CACHE;
 use wootz_train::grpo::{Inputs, Mode, Reference, Settings};
@@ -170,11 +171,12 @@ fn models(
     if settings.mode != Mode::Lora {
         let path = checkpoint.map_or(base, |checkpoint| &checkpoint.path);
         let model = tuning::load_model(path, learning, true, threads)?;
-        let reference = match asks {
-            true => Reference::Model(Box::new(tuning::load_model(base, learning, false, threads)?)),
-            false => Reference::None,
-        };
-        return Ok((model, reference));
+        if !asks {
+            return Ok((model, Reference::None));
+        }
+        let mut reference = tuning::load_model(base, learning, true, threads)?;
+        tuning::convert(&mut reference, learning.format());
+        return Ok((model, Reference::Model(Box::new(reference))));
     }
     let mut model = tuning::load_model(base, learning, false, threads)?;
     let given = match &settings.adapter {
@@ -200,10 +202,7 @@ fn models(
 impl Questions {
     fn read(settings: &Settings, config: &DecoderConfig, tokenizer: &Tokenizer) -> Result<Questions> {
         let built = settings.task.as_deref().map(str::parse::<Built>).transpose()?;
-        let rewards = match built {
-            Some(built) if settings.task.as_deref() == Some(settings.reward.as_str()) => built.rewards()?,
-            _ => Rewards::parse(&settings.reward)?,
-        };
+        let rewards = rewards(built, &settings.reward)?;
         let seed = settings.learning.seed;
         if let Some(task) = built {
             let of = |split| Prompts::Generated { task, level: settings.level, split, seed };
@@ -219,15 +218,7 @@ impl Questions {
         }
         let options =
             ReadOptions { max_tokens: settings.max_prompt_tokens.min(room), skip_bad: settings.skip_bad };
-        let read = |names: &[String]| -> Result<Vec<prompts::Prompt>> {
-            let (prompts, report) = prompts::read(names, tokenizer, &rewards, options)?;
-            eprintln!("{}: {} prompts", names.join(", "), prompts.len());
-            if report.bad + report.too_long > 0 {
-                eprintln!("  left out: {} that are too long, {} that are bad", report.too_long, report.bad);
-            }
-            report.first.iter().for_each(|why| eprintln!("  {why}"));
-            Ok(prompts)
-        };
+        let read = |names: &[String]| read_prompts(names, tokenizer, &rewards, options);
         let mut learnt = read(&settings.data)?;
         let held_out = match settings.val_data.is_empty() {
             false => read(&settings.val_data)?,

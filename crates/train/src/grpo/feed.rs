@@ -1,7 +1,7 @@
 //! Prompts as a run's feed: the model answers them, the answers are judged, and their advantages are what is learnt.
 
 use super::advantage::{advantages, differ};
-use super::judging::{Group, Summary, judge};
+use super::judging::{Group, Summary, end_tokens, judge};
 use super::reference::Reference;
 use super::rollout::{Drawing, draw};
 use super::saved::Position;
@@ -161,6 +161,7 @@ impl Answering {
             let none = vec![0.0; group.rewards().len()];
             group.lines(step, &names, &none).iter().try_for_each(|line| self.log.append(line))?;
         }
+        self.log.sync()?;
         let summary = Summary::new(&groups, &names);
         if let Some(first) = &summary.first_failure {
             if summary.judged == 0 {
@@ -275,6 +276,9 @@ impl Feed for Answering {
 
     fn note(&self) -> String {
         let summary = &self.drawn.summary;
+        if summary.judged == 0 {
+            return String::new(); // the run went on in the middle of what was drawn before
+        }
         format!("reward {:.3}, {:.0} tokens an answer", summary.mean, summary.length)
     }
 
@@ -320,21 +324,4 @@ impl Feed for Answering {
         let summary = Summary::new(&groups, self.rewards.names());
         Ok((summary.judged > 0).then_some(summary.mean))
     }
-}
-
-/// The tokens that end an answer: the model's own, and those of some texts.
-///
-/// # Errors
-/// A text that is not one token.
-fn end_tokens(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<u32>> {
-    let mut tokens = tokenizer.end_tokens().to_vec();
-    for text in texts {
-        let special = wootz_text::Special { add: false, parse: true };
-        match tokenizer.encode(text, special).as_deref() {
-            Ok([token]) => tokens.push(*token),
-            Ok(ids) => fail!("--end {text:?}: expected a text that is one token, and it is {}", ids.len()),
-            Err(error) => fail!("--end {text:?}: {error}"),
-        }
-    }
-    Ok(tokens)
 }

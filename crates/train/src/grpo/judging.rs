@@ -3,9 +3,10 @@
 use super::advantage::{deviation, mean};
 use super::update::Completion;
 use crate::data::prompts::Prompt;
+use crate::error::{Result, fail};
 use serde_json::{Map, Value, json};
 use wootz_rewards::{Answer, Failure, Rewards, Score};
-use wootz_text::Tokenizer;
+use wootz_text::{Special, Tokenizer};
 
 /// A prompt with its answers and what they are worth.
 pub struct Group {
@@ -87,6 +88,23 @@ pub fn judge(
             Group { prompt, answers, texts, scores }
         })
         .collect()
+}
+
+/// The tokens that end an answer: the model's own, and those of some texts.
+///
+/// # Errors
+/// A text that is not one token.
+pub fn end_tokens(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<u32>> {
+    let mut tokens = tokenizer.end_tokens().to_vec();
+    for text in texts {
+        let special = Special { add: false, parse: true };
+        match tokenizer.encode(text, special).as_deref() {
+            Ok([token]) => tokens.push(*token),
+            Ok(ids) => fail!("--end {text:?}: expected a text that is one token, and it is {}", ids.len()),
+            Err(error) => fail!("--end {text:?}: {error}"),
+        }
+    }
+    Ok(tokens)
 }
 
 /// What an answer says: without the token that ended it, and without ids that are padding, which only an untrained model

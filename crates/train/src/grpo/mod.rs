@@ -75,6 +75,8 @@ impl Inputs {
     pub fn begin(self, make_folder: impl FnOnce() -> Result<Folder>) -> Result<Run> {
         let settings = self.settings.clone();
         settings.check()?;
+        // What can be wrong is found before there is a folder.
+        judging::end_tokens(&self.tokenizer, &settings.end)?;
         let folder = make_folder()?;
         let log = Metrics::create(&rollouts(&folder))?;
         let parts = self.parts(log, Position::default())?;

@@ -1,0 +1,36 @@
+//! Prompts and rewards, as several commands take them.
+
+use anyhow::Result;
+use wootz_rewards::Rewards;
+use wootz_text::Tokenizer;
+use wootz_train::data::prompts::{self, Built, Prompt, ReadOptions};
+
+/// What an answer is worth: as a spec says, or as the task of that name does.
+///
+/// # Errors
+/// A spec that means nothing.
+pub fn rewards(task: Option<Built>, spec: &str) -> Result<Rewards> {
+    match task {
+        Some(task) if task.name() == spec => Ok(task.rewards()?),
+        _ => Ok(Rewards::parse(spec)?),
+    }
+}
+
+/// Reads prompts, and says how many there are and what was left out.
+///
+/// # Errors
+/// Those of [`prompts::read`].
+pub fn read_prompts(
+    names: &[String],
+    tokenizer: &Tokenizer,
+    rewards: &Rewards,
+    options: ReadOptions,
+) -> Result<Vec<Prompt>> {
+    let (prompts, report) = prompts::read(names, tokenizer, rewards, options)?;
+    eprintln!("{}: {} prompts", names.join(", "), prompts.len());
+    if report.bad + report.too_long > 0 {
+        eprintln!("  left out: {} that are too long, {} that are bad", report.too_long, report.bad);
+    }
+    report.first.iter().for_each(|why| eprintln!("  {why}"));
+    Ok(prompts)
+}
