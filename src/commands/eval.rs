@@ -139,7 +139,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         groups.extend(judge(some.to_vec(), answers, &tokenizer, &drawing.end_tokens, &rewards));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let summary = Summary::new(&groups, rewards.names());
+    let summary = Summary::new(groups.iter(), rewards.names());
     if let Some(first) = &summary.first_failure {
         note(&format!("{} answers could not be judged; the first: {first}", summary.failed));
     }

@@ -162,7 +162,8 @@ impl Answering {
             group.lines(step, &names, &none).iter().try_for_each(|line| self.log.append(line))?;
         }
         self.log.sync()?;
-        let summary = Summary::new(&groups, &names);
+        // Of all that was drawn: what is learnt from is better than some and worse than others by choice.
+        let summary = Summary::new(groups.iter().chain(&replaced), &names);
         if let Some(first) = &summary.first_failure {
             if summary.judged == 0 {
                 fail!("none of {} answers could be judged; the first: {first}", summary.failed);
@@ -321,7 +322,7 @@ impl Feed for Answering {
         let drawing = Drawing { group: 1, sampler: SamplerOptions::greedy(), ..self.drawing.clone() };
         let answers = draw(&trainer.model, &ids, &drawing, 0)?;
         let groups = judge(prompts, answers, &self.tokenizer, &drawing.end_tokens, &self.rewards);
-        let summary = Summary::new(&groups, self.rewards.names());
+        let summary = Summary::new(groups.iter(), self.rewards.names());
         Ok((summary.judged > 0).then_some(summary.mean))
     }
 }

@@ -141,7 +141,8 @@ pub struct Summary {
 
 impl Summary {
     /// Of some groups.
-    pub fn new(groups: &[Group], names: &[String]) -> Summary {
+    pub fn new<'g>(groups: impl Iterator<Item = &'g Group>, names: &[String]) -> Summary {
+        let groups: Vec<&Group> = groups.collect();
         let scores: Vec<&Score> = groups.iter().flat_map(|group| &group.scores).flatten().collect();
         let answers: Vec<&Completion> = groups.iter().flat_map(|group| &group.answers).collect();
         let failure = groups.iter().flat_map(|group| &group.scores).find_map(|score| score.as_ref().err());
