@@ -504,7 +504,8 @@ impl<M: Deref<Target = Model>> Engine<M> {
     }
 }
 
-/// The cache of a session, cut back to what the session and `prompt` have in common. `None` if the cache is too small or cannot be cut back so far.
+/// The cache of a session, cut back to what the session and `prompt` have in common. `None` if the cache is too small.
+/// It is empty where it could not be cut back so far.
 fn reuse(session: Session, prompt: &[u32], positions: usize) -> Option<KvCache> {
     let common = session.common(prompt);
     let mut cache = session.cache;

@@ -42,7 +42,7 @@ pub trait Feed {
     /// # Errors
     /// Data that cannot be read.
     fn step(&mut self, trainer: &mut Trainer, step: u64) -> Result<()>;
-    /// The batches that were made last.
+    /// The batches that were made last; there is a step before them.
     fn batches(&self) -> &[data::Batch];
     /// Measures what is minimised over these batches, and its gradient: the mean loss of all targets.
     ///

@@ -43,7 +43,6 @@ pub struct Answering {
     /// Of the answers that were drawn last. Never empty once there are some.
     updates: Vec<Update>,
     position: Position,
-    batches: Vec<data::Batch>,
     /// Of the last drawing.
     drawn: Drawn,
     /// Of the last update; none where there was nothing to learn.
@@ -117,7 +116,6 @@ impl Answering {
             log,
             updates,
             position,
-            batches: Vec::new(),
             drawn: Drawn::default(),
             measures: None,
             warnings: Vec::new(),
@@ -218,12 +216,11 @@ impl Feed for Answering {
             self.draw(trainer, step + 1)?;
         }
         self.position.update += 1;
-        self.batches = self.updates[self.due()].batches().to_vec();
         Ok(())
     }
 
     fn batches(&self) -> &[data::Batch] {
-        &self.batches
+        self.updates[self.due()].batches()
     }
 
     fn measure(&mut self, trainer: &mut Trainer) -> Result<trainer::Step> {

@@ -63,11 +63,8 @@ pub struct Measures {
 
 /// A forward pass over some answers.
 struct Pass {
-    batch: data::Batch,
     /// The answer and the token of each row that counts.
     rows: Vec<Option<(usize, usize)>>,
-    /// The answers.
-    of: Vec<usize>,
     /// Tokens of the answers that it stands for, those included that have no gradient.
     tokens: usize,
 }
@@ -77,6 +74,7 @@ pub struct Update {
     rules: Rules,
     completions: Vec<Completion>,
     passes: Vec<Pass>,
+    /// Of each pass.
     batches: Vec<data::Batch>,
     /// Of the whole update.
     counts: Counts,
@@ -99,12 +97,15 @@ impl Update {
             most_tokens: rules.most_tokens,
         };
         let has_gradient = |&i: &usize| completions[i].advantage != 0.0 || rules.loss.beta > 0.0;
-        let passes: Vec<Pass> = chunks
-            .iter()
-            .map(|of| Pass::new(&completions, of.iter().copied().filter(has_gradient).collect(), tokens(of)))
-            .filter(|pass| !pass.of.is_empty())
-            .collect();
-        let batches = passes.iter().map(|pass| pass.batch.clone()).collect();
+        let (mut passes, mut batches) = (Vec::new(), Vec::new());
+        for of in chunks {
+            let learnt: Vec<usize> = of.iter().copied().filter(has_gradient).collect();
+            if !learnt.is_empty() {
+                let (pass, batch) = Pass::new(&completions, &learnt, tokens(of));
+                passes.push(pass);
+                batches.push(batch);
+            }
+        }
         Update { rules, completions, passes, batches, counts }
     }
 
@@ -137,8 +138,8 @@ impl Update {
     pub fn log_probabilities(&self, trainer: &mut Trainer) -> Result<Vec<Vec<f32>>> {
         let mut all = vec![Vec::new(); self.completions.len()];
         let objective = self.objective(None);
-        for (i, pass) in self.passes.iter().enumerate() {
-            let losses = trainer.losses_by(&pass.batch.as_model(), i, &objective).context(|| "an answer")?;
+        for (i, (pass, batch)) in self.passes.iter().zip(&self.batches).enumerate() {
+            let losses = trainer.losses_by(&batch.as_model(), i, &objective).context(|| "an answer")?;
             for (row, loss) in pass.rows.iter().zip(losses) {
                 if let Some((completion, _)) = row {
                     all[*completion].push(-loss);
@@ -192,9 +193,9 @@ impl Update {
 }
 
 impl Pass {
-    fn new(completions: &[Completion], of: Vec<usize>, tokens: usize) -> Pass {
+    fn new(completions: &[Completion], of: &[usize], tokens: usize) -> (Pass, data::Batch) {
         let (mut batch, mut rows) = (data::Batch::default(), Vec::new());
-        for &i in &of {
+        for &i in of {
             let Completion { prompt, ids, .. } = &completions[i];
             let all = || prompt.iter().chain(ids).copied();
             let length = prompt.len() + ids.len() - 1;
@@ -207,7 +208,7 @@ impl Pass {
             rows.extend(std::iter::repeat_n(None, before));
             rows.extend((0..ids.len()).map(|token| Some((i, token))));
         }
-        Pass { batch, rows, of, tokens }
+        (Pass { rows, tokens }, batch)
     }
 }
 

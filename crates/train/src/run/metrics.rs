@@ -38,7 +38,7 @@ pub const VAL_LOSS: &str = "val_loss";
 pub const BITS_PER_BYTE: &str = "bits_per_byte";
 /// Mean reward of answers to problems that are not learnt from.
 pub const VAL_REWARD: &str = "val_reward";
-/// Mean reward of the answers that a step learns from.
+/// Mean reward of the answers that were drawn for a step.
 pub const REWARD_MEAN: &str = "reward_mean";
 
 /// A longer line is taken to be damaged: no writer of ours makes one.

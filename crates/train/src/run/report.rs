@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use self::chart::{Chart, Look, Origin, Series};
-use super::metrics::{BITS_PER_BYTE, GRAD_NORM, History, LOSS, LR, TOKENS, TOKENS_PER_SECOND, VAL_LOSS};
+use super::metrics::{
+    BITS_PER_BYTE, GRAD_NORM, History, LOSS, LR, REWARD_MEAN, TOKENS, TOKENS_PER_SECOND, VAL_LOSS, VAL_REWARD,
+};
 use super::{CONFIG, METRICS, REPORT, parse_toml, read_small};
 use crate::error::{Context, Result};
 use crate::progress::grouped;
@@ -115,15 +117,20 @@ fn charts(history: &History) -> String {
     };
     let loss =
         [series(LOSS, "training", "train", Look::Noise), series(VAL_LOSS, "validation", "val", Look::Dots)];
-    let mut figures =
-        figure("Loss", "nats a token", loss.into_iter().flatten().collect(), Origin::Least, WIDE);
+    // Where there are rewards, they are what the run is about.
+    let reward = [
+        series(REWARD_MEAN, "training", "train", Look::Noise),
+        series(VAL_REWARD, "validation", "val", Look::Dots),
+    ];
+    let mut figures = figure("Reward", "", reward.into_iter().flatten().collect(), Origin::Least, WIDE);
+    figures += &figure("Loss", "nats a token", loss.into_iter().flatten().collect(), Origin::Least, WIDE);
     let usual = [
         (LR, "Learning rate", "", Look::Line, Origin::Zero),
         (GRAD_NORM, "Gradient norm", "before clipping", Look::Noise, Origin::Least),
         (TOKENS_PER_SECOND, "Throughput", "tokens a second", Look::Noise, Origin::Zero),
         (BITS_PER_BYTE, "Bits per byte", "validation", Look::Dots, Origin::Least),
     ];
-    let mut known = vec![LOSS, VAL_LOSS, TOKENS];
+    let mut known = vec![LOSS, VAL_LOSS, TOKENS, REWARD_MEAN, VAL_REWARD];
     for (name, title, unit, look, origin) in usual {
         known.push(name);
         let class = if look == Look::Dots { "val" } else { "train" };

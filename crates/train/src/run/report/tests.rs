@@ -82,6 +82,26 @@ fn a_page_has_every_chart_and_every_setting() {
 }
 
 #[test]
+fn rewards_come_first() {
+    let runs = Scratch::new();
+    let mut metrics = Metrics::create(&runs.path().join(METRICS)).unwrap();
+    for step in 1..=20 {
+        let row = Row::new(step).with(LOSS, -0.1f32).with(REWARD_MEAN, step as f32 / 20.0);
+        metrics.append(&row).unwrap();
+        if step % 10 == 0 {
+            metrics.append(&Row::new(step).with(VAL_REWARD, 1.0f32)).unwrap();
+        }
+    }
+    let page = report(runs.path());
+    let at = |title: &str| page.find(&format!("<h2>{title}</h2>")).unwrap();
+    assert!(at("Reward") < at("Loss"));
+    // Both are in one chart, and in no other.
+    assert!(!page.contains("<h2>reward mean</h2>") && !page.contains("<h2>val reward</h2>"));
+    let chart = &page[at("Reward")..at("Loss")];
+    assert!(chart.contains("training</span>") && chart.contains("validation</span>"), "{chart}");
+}
+
+#[test]
 fn a_page_is_bounded_however_long_the_run() {
     let sizes = [5000, 50_000].map(|steps| {
         let run = Scratch::new();
