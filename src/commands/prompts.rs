@@ -1,7 +1,7 @@
 //! Prompts and rewards, as several commands take them.
 
 use anyhow::Result;
-use wootz_rewards::Rewards;
+use wootz_rewards::{Rewards, Setup};
 use wootz_text::Tokenizer;
 use wootz_train::data::prompts::{self, Built, Prompt, ReadOptions};
 
@@ -12,8 +12,25 @@ use wootz_train::data::prompts::{self, Built, Prompt, ReadOptions};
 pub fn rewards(task: Option<Built>, spec: &str) -> Result<Rewards> {
     match task {
         Some(task) if task.name() == spec => Ok(task.rewards()?),
-        _ => Ok(Rewards::parse(spec)?),
+        _ => parse(spec),
     }
+}
+
+/// What an answer is worth, as a spec says.
+///
+/// # Errors
+/// A spec that means nothing.
+pub fn parse(spec: &str) -> Result<Rewards> {
+    Ok(setup().parse(spec)?)
+}
+
+/// Services may be asked over https, where this program and this machine can encrypt.
+fn setup() -> Setup {
+    #[cfg(feature = "hub")]
+    if let Some(agent) = wootz_hub::agent() {
+        return Setup::default().with_agent(agent);
+    }
+    Setup::default()
 }
 
 /// Reads prompts, and says how many there are and what was left out.
@@ -33,4 +50,18 @@ pub fn read_prompts(
     }
     report.first.iter().for_each(|why| eprintln!("  {why}"));
     Ok(prompts)
+}
+
+#[cfg(all(test, feature = "hub"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_may_be_encrypted() {
+        if wootz_hub::agent().is_none() {
+            println!("skipped: this machine cannot encrypt");
+            return;
+        }
+        parse("https://localhost:1/score").unwrap();
+    }
 }

@@ -44,3 +44,5 @@ pub use error::{Error, Result};
 pub use name::{Kind, Reference, Repo};
 pub use selection::Selection;
 pub use settings::{Settings, Token};
+#[cfg(feature = "network")]
+pub use tls::agent;

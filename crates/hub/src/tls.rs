@@ -1,5 +1,6 @@
 //! Encryption: rustls, with the system's certificates, and with arithmetic in Rust.
 
+use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsConfigBuilder, TlsProvider};
 
 /// Why [`config`] has none.
@@ -17,6 +18,11 @@ pub fn config() -> Option<TlsConfig> {
     let roots = if system.is_empty() { RootCerts::WebPki } else { RootCerts::new_with_certs(&system) };
     let builder = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(roots);
     Some(with_arithmetic(builder)?.build())
+}
+
+/// What sends requests that may be encrypted; `None` where this machine cannot do it.
+pub fn agent() -> Option<Agent> {
+    Some(Agent::config_builder().tls_config(config()?).build().new_agent())
 }
 
 /// Graviola's, on processors that have what it demands (on others it panics).

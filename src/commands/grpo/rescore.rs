@@ -1,6 +1,7 @@
 //! `wootz grpo rescore`: the answers of a run, judged again.
 
 use crate::commands::answer::note;
+use crate::commands::prompts;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -46,7 +47,7 @@ struct Sums {
 }
 
 pub fn run(args: &RescoreArgs) -> Result<()> {
-    let rewards = Rewards::parse(&args.reward)?;
+    let rewards = prompts::parse(&args.reward)?;
     let path = super::rollouts(&args.run);
     let file = std::fs::File::open(&path)
         .with_context(|| format!("{}: expected the answers of a run of `wootz grpo`", path.display()))?;

@@ -85,6 +85,7 @@ macro_rules! layout {
         unsafe impl<const GROUP: usize, const MIN: bool> IntLayout for $name<GROUP, MIN> {
             const GROUP: usize = GROUP;
             const MIN: bool = MIN;
+            const REPEATS: usize = usize::MAX;
 
             #[inline(always)]
             fn zero_point<I: Isa>() -> i32 {
@@ -114,8 +115,8 @@ macro_rules! layout {
 }
 
 layout!(Expanded, I::SIGNED_OFFSET, |isa, ints| isa.signed(ints));
-// The zero point is that of the layout which was unpacked; kernels take it as an argument.
-layout!(Unpacked, 0, |isa, ints| ints);
+// Without minima, the zero point that inputs are prepared for. With them, no integer is negative, and none is needed.
+layout!(Unpacked, if MIN { 0 } else { I::SIGNED_OFFSET }, |isa, ints| ints);
 
 /// Unpacks 32 values of k, step `step` of a block of layout `L`.
 ///
@@ -123,10 +124,12 @@ layout!(Unpacked, 0, |isa, ints| ints);
 /// `block` points to a packed block of `L`, `step < L::SPAN / 32`; `out` has `block_bytes(L::GROUP, L::MIN)` bytes.
 #[inline(always)]
 pub unsafe fn unpack<I: Isa, L: IntLayout>(isa: I, block: *const u8, step: usize, out: *mut u8) {
+    let zero_point = if L::MIN { 0 } else { I::SIGNED_OFFSET };
+    let shift = (zero_point - L::zero_point::<I>()) as u8;
     // SAFETY: words and groups are in range; the stores are inside `out`.
     unsafe {
         for word in 0..8 {
-            isa.store_b(out.add(4 * LANES * word), L::ints(isa, block, step, word));
+            isa.store_b(out.add(4 * LANES * word), isa.add_bytes(L::ints(isa, block, step, word), shift));
         }
         let floats = out.add(INTS).cast::<f32>();
         for group in 0..32 / L::GROUP {

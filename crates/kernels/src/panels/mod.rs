@@ -66,6 +66,9 @@ pub unsafe trait IntLayout: Layout {
     const GROUP: usize;
     /// Whether a minimum is subtracted.
     const MIN: bool;
+    /// How many tiles of rows may unpack the integers anew, in registers, before it is cheaper to put them into the
+    /// nearest cache once.
+    const REPEATS: usize;
 
     /// What the integers that [`IntLayout::ints`] returns are too large by.
     fn zero_point<I: Isa>() -> i32;

@@ -30,6 +30,7 @@ impl Pack for Q4_0 {
 unsafe impl IntLayout for Q4_0 {
     const GROUP: usize = 32;
     const MIN: bool = false;
+    const REPEATS: usize = 3;
 
     #[inline(always)]
     fn zero_point<I: Isa>() -> i32 {

@@ -79,6 +79,7 @@ impl Pack for Q4K {
 unsafe impl IntLayout for Q4K {
     const GROUP: usize = 32;
     const MIN: bool = true;
+    const REPEATS: usize = 2;
 
     #[inline(always)]
     fn zero_point<I: Isa>() -> i32 {

@@ -33,6 +33,7 @@ impl Pack for Q5K {
 unsafe impl IntLayout for Q5K {
     const GROUP: usize = 32;
     const MIN: bool = true;
+    const REPEATS: usize = 1;
 
     #[inline(always)]
     fn zero_point<I: Isa>() -> i32 {

@@ -36,6 +36,7 @@ impl Pack for Q6K {
 unsafe impl IntLayout for Q6K {
     const GROUP: usize = 16;
     const MIN: bool = false;
+    const REPEATS: usize = 1;
 
     #[inline(always)]
     fn zero_point<I: Isa>() -> i32 {

@@ -30,6 +30,7 @@ impl Pack for Q8_0 {
 unsafe impl IntLayout for Q8_0 {
     const GROUP: usize = 32;
     const MIN: bool = false;
+    const REPEATS: usize = usize::MAX;
 
     #[inline(always)]
     fn zero_point<I: Isa>() -> i32 {

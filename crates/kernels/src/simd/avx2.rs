@@ -206,6 +206,10 @@ impl Isa for Avx2 {
         each!(|i| _mm256_xor_si256(b[i], _mm256_set1_epi8(-128)))
     }
     #[inline(always)]
+    fn add_bytes(self, b: Self::B, x: u8) -> Self::B {
+        each!(|i| _mm256_add_epi8(b[i], _mm256_set1_epi8(x as i8)))
+    }
+    #[inline(always)]
     fn byte(self, b: Self::B, j: usize) -> Self::F {
         each!(|i| {
             let shifted = _mm256_srl_epi32(b[i], _mm_cvtsi32_si128(8 * j as i32));

@@ -56,8 +56,8 @@ impl Isa for Avx512 {
     type B = [__m512i; 2];
     // 12 rows x 2 accumulators = 24 of 32 registers, 2 for the weights, 1 for the broadcast.
     const ROWS: usize = 12;
-    // 4 rows x 2 x (i32 and f32) = 16, 2 for the weights, 2 for their scales; more rows gain nothing (measured).
-    const ROWS_I8: usize = 4;
+    // 6 rows x 2 x (i32 and f32) = 24, 2 for the weights, 1 for the broadcast.
+    const ROWS_I8: usize = 6;
     const SIGNED_OFFSET: i32 = 128;
 
     #[inline(always)]
@@ -229,6 +229,12 @@ impl Isa for Avx512 {
         // SAFETY: the token proves that the CPU has the instruction.
         let flip = unsafe { _mm512_set1_epi8(-128) };
         both!(_mm512_xor_si512, b, [flip, flip])
+    }
+    #[inline(always)]
+    fn add_bytes(self, b: Self::B, x: u8) -> Self::B {
+        // SAFETY: the token proves that the CPU has the instructions.
+        let x = unsafe { _mm512_set1_epi8(x as i8) };
+        both!(_mm512_add_epi8, b, [x, x])
     }
     #[inline(always)]
     fn byte(self, b: Self::B, j: usize) -> Self::F {

@@ -116,6 +116,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn shl_4(self, b: Self::B) -> Self::B;
     /// Bitwise or.
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Adds `x` to each byte, modulo 256.
+    fn add_bytes(self, b: Self::B, x: u8) -> Self::B;
     /// Makes signed bytes an operand of [`Isa::dot_i8`]: adds [`Isa::SIGNED_OFFSET`] to each.
     fn signed(self, b: Self::B) -> Self::B;
     /// Byte `j` of every lane, as the number that [`Isa::dot_i8`] takes it for, as a float.

@@ -257,6 +257,10 @@ impl Isa for Neon {
         b
     }
     #[inline(always)]
+    fn add_bytes(self, b: Self::B, x: u8) -> Self::B {
+        each!(|i| vaddq_u8(b[i], vdupq_n_u8(x)))
+    }
+    #[inline(always)]
     fn byte(self, b: Self::B, j: usize) -> Self::F {
         each!(|i| {
             let top = vshlq_s32(vreinterpretq_s32_u8(b[i]), vdupq_n_s32(24 - 8 * j as i32));

@@ -147,6 +147,10 @@ impl Isa for Scalar {
         b.map(|lane| lane.map(|byte| byte ^ 128))
     }
     #[inline(always)]
+    fn add_bytes(self, b: Self::B, x: u8) -> Self::B {
+        b.map(|lane| lane.map(|byte| byte.wrapping_add(x)))
+    }
+    #[inline(always)]
     fn byte(self, b: Self::B, j: usize) -> F {
         b.map(|lane| f32::from(lane[j]))
     }

@@ -4,7 +4,7 @@ use super::{Activations, Below, Block, Mode, Projection, Workspace};
 use crate::decoder::Span;
 use crate::gradients::Gradients;
 use crate::names::{Part, TensorId};
-use wootz_kernels::ops::attention::{self, Attention, LayerCache, Saved, Segment};
+use wootz_kernels::ops::attention::{self, Attention, Fresh, LayerCache, Saved, Segment};
 use wootz_kernels::ops::{Write, residual, rope};
 
 impl Block<'_> {
@@ -43,10 +43,13 @@ impl Block<'_> {
         self.turn(a, &mut w.q, &mut w.k);
 
         let width = config.kv_dim();
-        for (cache, span) in caches.iter_mut().zip(spans) {
-            let range = span.rows.start * width..span.rows.end * width;
-            cache.append(pool, span.first, &w.k[range.clone()], &a.v[range]);
-        }
+        let mut fresh: Vec<Fresh> = (caches.iter_mut().zip(spans))
+            .map(|(cache, span)| {
+                let range = span.rows.start * width..span.rows.end * width;
+                Fresh { cache, first: span.first, k: &w.k[range.clone()], v: &a.v[range] }
+            })
+            .collect();
+        attention::append(pool, &mut fresh);
         let segments: Vec<Segment> = caches
             .iter()
             .zip(spans)

@@ -123,25 +123,82 @@ impl LayerCache {
         }
     }
 
-    /// Writes keys and values `[T, heads · dim]` of positions `first..first + T`. Panics when sizes differ.
+    /// [`append`] to one cache alone.
     pub fn append(&mut self, pool: &Pool, first: usize, k: &[f32], v: &[f32]) {
-        let width = self.heads * self.dim;
+        append(pool, &mut [Fresh { cache: self, first, k, v }]);
+    }
+}
+
+/// Keys and values `[T, heads · dim]` of positions `first..first + T` of a sequence, on their way into its cache.
+pub struct Fresh<'a> {
+    /// Where they go.
+    pub cache: &'a mut LayerCache,
+    /// The position of the first.
+    pub first: usize,
+    /// The keys.
+    pub k: &'a [f32],
+    /// The values.
+    pub v: &'a [f32],
+}
+
+/// Keys that are worth tasks of their own.
+const GRAIN: usize = 1 << 12;
+
+/// Writes keys and values of several sequences into their caches. Panics when sizes differ.
+pub fn append(pool: &Pool, fresh: &mut [Fresh]) {
+    // One task a sequence, or one a head where some sequence has many.
+    let keys = fresh.iter().map(|fresh| fresh.k.len());
+    let (all, most) = (keys.clone().sum::<usize>(), keys.max().unwrap_or(0));
+    let parts =
+        if most < 2 * GRAIN { 1 } else { fresh.iter().map(|fresh| fresh.cache.heads).max().unwrap_or(1) };
+    let tasks = fresh.len() * parts;
+    let heads: Vec<Heads> = fresh.iter_mut().map(Heads::of).collect();
+    let task = |task: usize| {
+        let (heads, part) = (&heads[task / parts], task % parts);
+        (part * heads.count / parts..(part + 1) * heads.count / parts).for_each(|head| heads.write(head));
+    };
+    if all < GRAIN { (0..tasks).for_each(task) } else { pool.run(tasks, task) }
+}
+
+/// The heads of one sequence, for tasks that take some of them.
+struct Heads<'a> {
+    data: Shares<'a, u8>,
+    count: usize,
+    /// Bytes of all blocks of a head, and of one.
+    bytes: [usize; 2],
+    dim: usize,
+    kind: CacheType,
+    first: usize,
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+impl<'a> Heads<'a> {
+    fn of(fresh: &'a mut Fresh) -> Heads<'a> {
+        let Fresh { cache, first, k, v } = fresh;
+        let width = cache.heads * cache.dim;
         assert!(k.len() == v.len() && k.len().is_multiple_of(width), "rows of {width} keys and values");
-        let count = k.len() / width;
-        let (dim, padded, blocks, kind) = (self.dim, self.padded, self.blocks, self.kind);
-        let block_bytes = self.block_bytes();
-        let data = Shares::new(&mut self.data);
-        let head_task = |head: usize| {
-            // SAFETY: a task writes its own head.
-            let data = unsafe { data.get(head * blocks * block_bytes..(head + 1) * blocks * block_bytes) };
-            let rows = |x| Rows { x, first: head * dim, width, dim };
-            dispatch(Append { data, block_bytes, dim, padded, kind, first, count, k: rows(k), v: rows(v) });
-        };
-        if count * width < 1 << 13 {
-            (0..self.heads).for_each(head_task);
-        } else {
-            pool.run(self.heads, head_task);
-        }
+        let (count, dim, kind, block) = (cache.heads, cache.dim, cache.kind, cache.block_bytes());
+        let bytes = [cache.blocks * block, block];
+        Heads { data: Shares::new(&mut cache.data), count, bytes, dim, kind, first: *first, k, v }
+    }
+
+    fn write(&self, head: usize) {
+        let &Heads { ref data, count, bytes: [all, block_bytes], dim, kind, first, k, v } = self;
+        // SAFETY: a task writes its own heads.
+        let data = unsafe { data.get(head * all..(head + 1) * all) };
+        let width = count * dim;
+        let rows = |x| Rows { x, first: head * dim, width, dim };
+        dispatch(Append {
+            data,
+            block_bytes,
+            dim,
+            kind,
+            first,
+            count: k.len() / width,
+            k: rows(k),
+            v: rows(v),
+        });
     }
 }
 
@@ -168,7 +225,6 @@ struct Append<'a> {
     data: &'a mut [u8],
     block_bytes: usize,
     dim: usize,
-    padded: usize,
     kind: CacheType,
     first: usize,
     count: usize,
@@ -180,7 +236,7 @@ impl Kernel for Append<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Append { data, block_bytes, dim, padded, kind, first, count, k, v } = self;
+        let Append { data, block_bytes, dim, kind, first, count, k, v } = self;
         let (blocks, size) = (data.len() / block_bytes, kind.bytes());
         let (mut square, mut columns) = (Square::ZERO, Square::ZERO);
         let mut start = 0;
@@ -196,9 +252,10 @@ impl Kernel for Append<'_> {
                     for (keys, k) in keys.chunks_mut(LANES * BLOCK * size).zip(k.row(row).chunks(LANES)) {
                         let mut values = [0; 4 * LANES];
                         put(isa, kind, &mut values[..LANES * size], k);
-                        for (key, value) in keys.chunks_exact_mut(BLOCK * size).zip(values.chunks_exact(size))
-                        {
-                            key[slot * size..(slot + 1) * size].copy_from_slice(value);
+                        // Bytes of constant number: no call for each value.
+                        match kind {
+                            CacheType::F16 => spread::<2>(keys, slot, &values),
+                            CacheType::F32 => spread::<4>(keys, slot, &values),
                         }
                     }
                 }
@@ -212,15 +269,21 @@ impl Kernel for Append<'_> {
                     }
                 }
             }
-            for (panel, values) in
-                values.chunks_exact_mut(BLOCK * LANES * size).take(padded / LANES).enumerate()
-            {
+            for (panel, values) in values.chunks_exact_mut(BLOCK * LANES * size).enumerate() {
                 let values = values.chunks_exact_mut(LANES * size).skip(slot);
                 for (value, row) in values.zip(rows.clone()) {
                     put(isa, kind, value, &v.row(row)[panel * LANES..]);
                 }
             }
         }
+    }
+}
+
+/// Writes values of `SIZE` bytes to place `slot` of neighbouring rows of a block.
+#[inline(always)]
+fn spread<const SIZE: usize>(keys: &mut [u8], slot: usize, values: &[u8]) {
+    for (key, value) in keys.chunks_exact_mut(BLOCK * SIZE).zip(values.as_chunks::<SIZE>().0) {
+        key.as_chunks_mut::<SIZE>().0[slot] = *value;
     }
 }
 

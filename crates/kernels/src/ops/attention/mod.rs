@@ -21,7 +21,7 @@ mod product;
 mod reference;
 
 pub use backward::{Gradients, Saved};
-pub use cache::{CacheType, LayerCache};
+pub use cache::{CacheType, Fresh, LayerCache, append};
 pub use reference::{reference, reference_backward};
 
 use crate::pool::{Pool, Shares};

@@ -5,10 +5,10 @@
 //!
 //! Lanes hold 32 neighbouring k, and n is walked from 0 upwards: as in the forward, the bits of an element do not
 //! depend on the number of rows. The panels lie the other way round, with n in the lanes. So a stretch of n of 32 k is
-//! transposed into the nearest cache, where all rows of dy use it:
+//! transposed into the second cache, where all rows of dy use it:
 //!
 //! ```text
-//!   panels [n/32][k][32 n]   ->   stretch [512 n][32 k]   ->   tiles of Isa::ROWS rows x 32 k
+//!   panels [n/32][k][32 n]   ->   stretch [2048 n][32 k]   ->   tiles of Isa::ROWS rows x 32 k
 //! ```
 //!
 //! Quantised weights are unpacked on the way, and multiply dy in f32.
@@ -29,10 +29,9 @@ pub struct Term<'a> {
     pub weight: &'a Matrix,
 }
 
-/// Panels whose weights are transposed at a time: 64 KiB of f32, or 32 KiB of bf16. That is more than the nearest cache
-/// has beside rows of dy, but a tile reads them in sequence, and what counts is how seldom its sums come from dx and go
-/// back.
-const PANELS: usize = 16;
+/// Panels whose weights are transposed at a time: 256 KiB of f32, or 128 KiB of bf16. That is more than the nearest cache
+/// has, but a tile reads them in sequence, and what counts is how seldom its sums come from dx and go back.
+const PANELS: usize = 64;
 
 /// `dx[m, k]` of the products that x went into.
 ///
@@ -206,10 +205,9 @@ fn f32_tiles<I: Isa>(
                 }
             }
             out.store(isa, $row, acc);
-            $rows
         }};
     }
-    tile_rows!(dy.rows(), I::ROWS, tile);
+    tile_rows!(0..dy.rows(), I::ROWS, tile);
 }
 
 /// As [`f32_tiles`], in pairs of bf16.
@@ -231,10 +229,9 @@ fn bf16_tiles<I: Isa>(isa: I, dy: &Prepared, stretch: &Stretch, range: Range<usi
                 }
             }
             out.store(isa, $row, acc);
-            $rows
         }};
     }
-    tile_rows!(dy.rows(), I::ROWS, tile);
+    tile_rows!(0..dy.rows(), I::ROWS, tile);
 }
 
 /// The formula, in f64, for one term: w is `[n, k]`.

@@ -3,6 +3,7 @@
 use crate::matrix::Operand;
 use crate::pool::{Pool, Shares};
 use crate::simd::{Isa, Kernel, LANES, dispatch};
+use std::ops::Range;
 
 /// Room for the rounded forms of x, used again from call to call.
 ///
@@ -13,12 +14,22 @@ pub struct Inputs {
     bf16: Vec<u16>,
     /// `[m][k]`: rounded to f16, and widened again.
     f16: Vec<f32>,
-    /// `[m][k]`.
-    q: Vec<i8>,
     /// `[m][k/32]`.
-    scale: Vec<f32>,
-    /// `[m][k/16]`: sums of 16 bytes.
-    sum: Vec<i32>,
+    bytes: Vec<Bytes>,
+}
+
+/// 32 neighbours of a row of x as bytes, with all that a product wants to know of them: one cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Bytes {
+    /// `round(x / scale)`.
+    pub q: [i8; 32],
+    /// `max |x| / 127`.
+    pub scale: f32,
+    /// The sums of q: of all, of the first 16, of the last 16. Whole numbers.
+    pub sums: [f32; 3],
+    /// What sums of products begin with where weights are larger by [`Isa::SIGNED_OFFSET`]: the sums times `-offset`.
+    pub starts: [i32; 3],
 }
 
 impl Inputs {
@@ -42,8 +53,8 @@ impl Inputs {
                 Operand::I8 => wants_i8 = true,
             }
         }
-        // Few rows are not worth waking a thread for.
-        let grain = (1usize << 14).div_ceil(k.max(1));
+        // Few values are not worth handing out.
+        let grain = (1usize << 12).div_ceil(k.max(1));
         if wants_bf16 {
             let width = k.next_multiple_of(2);
             self.bf16.resize(m * width, 0);
@@ -66,22 +77,13 @@ impl Inputs {
         }
         if wants_i8 {
             assert!(k.is_multiple_of(32), "{k} values are no blocks of 32");
-            self.q.resize(m * k, 0);
-            self.scale.resize(m * k / 32, 0.0);
-            self.sum.resize(m * k / 16, 0);
-            let q = Shares::new(&mut self.q);
-            let scale = Shares::new(&mut self.scale);
-            let sum = Shares::new(&mut self.sum);
+            let blocks = k / 32;
+            self.bytes.resize(m * blocks, Bytes::default());
+            let bytes = Shares::new(&mut self.bytes);
             pool.run_ranges(m, grain, |rows| {
                 // SAFETY: a task writes its own rows.
-                let (q, scale, sum) = unsafe {
-                    (
-                        q.get(rows.start * k..rows.end * k),
-                        scale.get(rows.start * k / 32..rows.end * k / 32),
-                        sum.get(rows.start * k / 16..rows.end * k / 16),
-                    )
-                };
-                dispatch(Quantise { x: &x[rows.start * k..rows.end * k], q, scale, sum });
+                let bytes = unsafe { bytes.get(rows.start * blocks..rows.end * blocks) };
+                dispatch(Quantise { x: &x[rows.start * k..rows.end * k], bytes });
             });
         }
         Prepared { x, m, k, rounded: self }
@@ -89,8 +91,7 @@ impl Inputs {
 }
 
 /// For rows that nothing rounds.
-static NOTHING: Inputs =
-    Inputs { bf16: Vec::new(), f16: Vec::new(), q: Vec::new(), scale: Vec::new(), sum: Vec::new() };
+static NOTHING: Inputs = Inputs { bf16: Vec::new(), f16: Vec::new(), bytes: Vec::new() };
 
 /// Rows of x `[m, k]`, in every form that the next products need.
 #[derive(Clone, Copy)]
@@ -118,6 +119,14 @@ impl<'a> Prepared<'a> {
         self.k
     }
 
+    /// Blocks of rows, each of whole tiles of `height`, that stay in the second cache while several panels use them.
+    pub(super) fn row_blocks(&self, height: usize, row_bytes: usize) -> impl Iterator<Item = Range<usize>> {
+        const BYTES: usize = 256 << 10;
+        let (m, tiles) = (self.m, BYTES / (row_bytes * height).max(1));
+        let rows = tiles.max(1) * height;
+        (0..m).step_by(rows).map(move |first| first..m.min(first + rows))
+    }
+
     /// A row of f32, as it is or rounded to f16.
     pub(super) fn f32_row(&self, operand: Operand, row: usize) -> &'a [f32] {
         let x = match operand {
@@ -132,14 +141,10 @@ impl<'a> Prepared<'a> {
         &self.rounded.bf16[row * width..(row + 1) * width]
     }
 
-    /// Bytes `[k]`, scales `[k/32]` and sums of 16 `[k/16]` of a row.
-    pub(super) fn i8_row(&self, row: usize) -> (&'a [i8], &'a [f32], &'a [i32]) {
-        let k = self.k;
-        (
-            &self.rounded.q[row * k..(row + 1) * k],
-            &self.rounded.scale[row * k / 32..(row + 1) * k / 32],
-            &self.rounded.sum[row * k / 16..(row + 1) * k / 16],
-        )
+    /// `[k/32]`.
+    pub(super) fn bytes_row(&self, row: usize) -> &'a [Bytes] {
+        let blocks = self.k / 32;
+        &self.rounded.bytes[row * blocks..(row + 1) * blocks]
     }
 }
 
@@ -179,34 +184,40 @@ impl Kernel for RoundToF16<'_> {
     }
 }
 
+/// Added to a small number, it leaves no room for a fraction: what is kept is the nearest integer (ties to even), in the
+/// lowest bits.
+const SHIFT: f32 = (3 << 22) as f32;
+
 struct Quantise<'a> {
     x: &'a [f32],
-    q: &'a mut [i8],
-    scale: &'a mut [f32],
-    sum: &'a mut [i32],
+    bytes: &'a mut [Bytes],
 }
 
 impl Kernel for Quantise<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let blocks = self.x.chunks_exact(32).zip(self.q.chunks_exact_mut(32));
-        for ((x, q), (scale, sums)) in blocks.zip(self.scale.iter_mut().zip(self.sum.chunks_exact_mut(2))) {
-            let x = isa.load_slice(x, 0.0);
-            let largest = isa.largest(isa.max(x, isa.sub(isa.zero(), x)));
-            // A block of zeros, and one whose scale is too small to be inverted, has scale 0.
+        for (x, bytes) in self.x.chunks_exact(32).zip(self.bytes) {
+            // As bits, which are in the order of the magnitudes, with infinity and NaN at the end.
+            let largest = x.iter().fold(0, |largest, x| largest.max(x.to_bits() & i32::MAX as u32));
+            let largest = f32::from_bits(largest);
             let inverse = 127.0 / largest;
-            let (inverse, s) = if inverse.is_finite() { (inverse, largest / 127.0) } else { (0.0, 0.0) };
-            let mut rounded = [0f32; 32];
-            isa.store_slice(&mut rounded, isa.round(isa.mul(x, isa.splat(inverse))));
-            for (to, x) in q.iter_mut().zip(rounded) {
-                *to = x as i8;
-            }
-            // NaN and infinity must not vanish: they make the whole block NaN, as they would its products.
-            *scale = s + isa.sum(isa.mul(x, isa.zero()));
-            for (sum, q) in sums.iter_mut().zip(q.chunks_exact(16)) {
-                *sum = q.iter().map(|&q| i32::from(q)).sum();
-            }
+            // A block of zeros, and one whose scale is too small to be inverted, has scale 0. NaN and infinity must not
+            // vanish: they make the whole block NaN, as they would its products.
+            let vanishes = inverse.is_infinite();
+            bytes.scale = if vanishes { 0.0 } else { largest / 127.0 };
+            let inverse = isa.splat(if vanishes { 0.0 } else { inverse });
+            let shifted = isa.add(isa.mul(isa.load_slice(x, 0.0), inverse), isa.splat(SHIFT));
+            let mut q = [0f32; 32];
+            isa.store_slice(&mut q, shifted);
+            let q = q.map(|q| (q.to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32));
+            bytes.q = q.map(|q| q as i8);
+            let (first, last) = (q[..16].iter().sum::<i32>(), q[16..].iter().sum::<i32>());
+            let sums = [first + last, first, last];
+            bytes.sums = sums.map(|sum| sum as f32);
+            bytes.starts = sums.map(|sum| -I::SIGNED_OFFSET * sum);
         }
     }
 }
+
+const _: () = assert!(size_of::<Bytes>() == 64);

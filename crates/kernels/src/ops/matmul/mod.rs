@@ -3,22 +3,23 @@
 //! **One accumulation order.** 32 neighbouring n sit in the lanes of a vector and k is walked from 0 upwards, with one
 //! accumulator an output element. So the bits of y[m, n] depend on row m of x and row n of w alone: not on how many
 //! rows there are, nor on threads, nor on the blocking below. (They do depend on the instruction set where it rounds
-//! differently: bf16 products.) Where w is quantised, 32 values of k are summed up exactly, in integers, and added
-//! with one f32 multiply-add:
+//! differently: bf16 products.) Where w is quantised, the products of 32 values of k (Q6_K: twice 16) are summed up
+//! exactly, in integers, and added with one f32 multiply-add:
 //!
 //! ```text
-//!   y += (sum of xq wq) · (sx sw)  -  sx (sum of xq) · min_w        every 32 (Q6_K: 16) values of k
+//!   y += sx · ( sw · (sum of xq wq)  -  min_w · (sum of xq) )        every 32 values of k
 //! ```
 //!
-//! **Few rows** (decoding): each panel of w is read once, in sequence, at the speed of memory, and unpacked in
-//! registers. **Many rows** (prefill, training): a stretch of k of one panel is unpacked to operands in the nearest
-//! cache, and all rows of x go over it in tiles of [`Isa::ROWS`] x 32; sums wait in y between stretches, in f32, which
-//! is what the accumulators hold. Both run the same multiply-adds in the same order.
-
+//! A tile is some rows (up to [`Isa::ROWS`]) x 32 columns, and walks one panel of w. **Few rows** (decoding): each panel is
+//! read from memory once, in sequence, and unpacked in registers; the tiles of one panel ask for the next. **Many rows**
+//! (prefill, training): quantised weights are unpacked to operands once, a stretch of k at a time, and all rows of x go over
+//! them; sums wait in y between stretches, in f32, which is what the accumulators hold. Both run the same multiply-adds in
+//! the same order.
 //!
 //! **Backward** is two products more, of the same cost each, with other sums: [`input_gradient()`] over n,
 //! [`weight_gradient()`] over m.
 
+mod ahead;
 mod float;
 pub mod input_gradient;
 mod inputs;
@@ -116,6 +117,12 @@ impl Kernel for Panels<'_> {
 }
 
 impl<'a> Panels<'a> {
+    /// The panel that the task takes after this one.
+    #[inline(always)]
+    fn next(&self, panel: usize) -> Option<&'a [u8]> {
+        (panel + 1 < self.panels.end).then(|| self.job.weight.panel(panel + 1))
+    }
+
     /// The columns of y that a panel computes, as a tile writer.
     #[inline(always)]
     fn out(&self, panel: usize) -> Out<'a> {
@@ -164,33 +171,25 @@ impl Out<'_> {
     }
 }
 
-/// Calls `$f!(row, MR)` for tiles of rows from 0 to `$m`: each as high as `$max`, a constant, and the rest allow.
-/// Heights that the instruction set never uses are not compiled.
+/// Calls `$f!(row, HEIGHT)` for tiles that cover the rows `$rows`. None is higher than `$max`, a constant, and all are as
+/// equal as can be: a low tile beside full ones would leave the multipliers waiting for its few sums. Heights that the
+/// instruction set never uses are not compiled.
 macro_rules! tile_rows {
-    ($m:expr, $max:expr, $f:ident) => {{
-        let mut row = 0;
-        if const { $max >= 12 } {
-            while $m - row >= 12 {
-                row += $f!(row, 12);
-            }
-        }
-        if const { $max >= 4 } {
-            while $m - row >= 4 {
-                row += $f!(row, 4);
-            }
-        }
-        if const { $max >= 3 } {
-            while $m - row >= 3 {
-                row += $f!(row, 3);
-            }
-        }
-        while $m - row >= 2 {
-            row += $f!(row, 2);
-        }
-        if $m > row {
-            $f!(row, 1);
+    ($rows:expr, $max:expr, $f:ident) => {{
+        let (first, m) = ($rows.start, $rows.len());
+        let tiles = m.div_ceil($max);
+        for tile in 0..tiles {
+            let row = first + m * tile / tiles;
+            let height = first + m * (tile + 1) / tiles - row;
+            $crate::ops::matmul::tile_rows!(@ $f, $max, row, height, 1 2 3 4 5 6 7 8 9 10 11 12);
         }
     }};
+    (@ $f:ident, $max:expr, $row:ident, $height:ident, $($rows:literal)*) => {
+        match $height {
+            $($rows if const { $rows <= $max } => $f!($row, $rows),)*
+            _ => {}
+        }
+    };
 }
 pub(super) use tile_rows;
 

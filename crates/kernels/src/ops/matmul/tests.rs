@@ -7,6 +7,9 @@ use crate::quant;
 use crate::simd::IsaKind;
 use crate::{DType, rng::Rng};
 
+/// Longer than every stretch of k, and more rows of that length than one block of rows takes.
+const LONG: [usize; 3] = [14, 33, 8448];
+
 /// A matrix of a type as a file would hold it, and its values.
 fn weights(rng: &mut Rng, dtype: DType, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
     let values: Vec<f32> = (0..n * k).map(|_| rng.normal() * 0.5).collect();
@@ -51,8 +54,10 @@ fn every_type_matches_the_reference() {
     let mut rng = Rng::new(1, 0);
     for dtype in DType::weights() {
         let sizes = [(1, 1), (1, 33), (2, 32), (3, 65), (4, 31), (5, 96), (7, 40), (13, 64), (29, 70)];
-        for (i, (m, n)) in sizes.into_iter().enumerate() {
-            let k = dtype.block_len() * [1, 2, 3, 5, 7, 17, 33][i % 7].min(4096 / dtype.block_len());
+        let sizes = sizes.into_iter().enumerate().map(|(i, (m, n))| {
+            [m, n, dtype.block_len() * [1, 2, 3, 5, 7, 17, 33][i % 7].min(4096 / dtype.block_len())]
+        });
+        for [m, n, k] in sizes.chain([LONG]) {
             let (bytes, values) = weights(&mut rng, dtype, n, k);
             let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
             let bias: Vec<f32> = (0..n).map(|_| rng.normal()).collect();
@@ -116,20 +121,21 @@ fn bits_do_not_depend_on_rows_or_threads() {
     let (one, two) = (Pool::new(1), Pool::new(2));
     let mut rng = Rng::new(2, 0);
     for dtype in DType::weights() {
-        let (n, k) = (70, dtype.block_len().max(32) * if dtype.block_len() == 256 { 3 } else { 21 });
-        let (bytes, _) = weights(&mut rng, dtype, n, k);
-        let m = 41;
-        let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
-        for precision in [Precision::Native, Precision::F32] {
-            let weight = pack(&one, dtype, [n, k], precision, &bytes);
-            let all = multiply(&two, &x, m, &weight, None);
-            let equal = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-            assert!(equal(&all, &multiply(&one, &x, m, &weight, None)), "{dtype} {precision:?}: threads");
-            for rows in [1, 2, 3, 5, 12, 17] {
-                for first in [0, 7, m - rows] {
-                    let part = multiply(&two, &x[first * k..(first + rows) * k], rows, &weight, None);
-                    let same = equal(&part, &all[first * n..(first + rows) * n]);
-                    assert!(same, "{dtype} {precision:?}: rows {first}.. {rows}");
+        let k = dtype.block_len().max(32) * if dtype.block_len() == 256 { 3 } else { 21 };
+        for [m, n, k] in [[41, 70, k], LONG] {
+            let (bytes, _) = weights(&mut rng, dtype, n, k);
+            let x: Vec<f32> = (0..m * k).map(|_| rng.normal()).collect();
+            for precision in [Precision::Native, Precision::F32] {
+                let weight = pack(&one, dtype, [n, k], precision, &bytes);
+                let all = multiply(&two, &x, m, &weight, None);
+                let equal = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(equal(&all, &multiply(&one, &x, m, &weight, None)), "{dtype} {precision:?}: threads");
+                for rows in [1, 2, 3, 5, 8, 12] {
+                    for first in [0, 2, m - rows] {
+                        let part = multiply(&two, &x[first * k..(first + rows) * k], rows, &weight, None);
+                        let same = equal(&part, &all[first * n..(first + rows) * n]);
+                        assert!(same, "{dtype} {precision:?}: rows {first}.. {rows} of k={k}");
+                    }
                 }
             }
         }
@@ -255,7 +261,7 @@ fn input_gradient_matches_the_reference() {
     let pool = Pool::new(2);
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_K] {
         for (i, (m, n)) in
-            [(1, 1), (2, 33), (3, 32), (5, 127), (12, 128), (13, 129), (29, 300)].into_iter().enumerate()
+            [(1, 1), (2, 33), (3, 32), (5, 127), (12, 128), (13, 129), (5, 2100)].into_iter().enumerate()
         {
             let k = dtype.block_len() * [1, 2, 31, 32, 33, 65, 40][i % 7].min(512 / dtype.block_len());
             let size = [m, n, k];
@@ -363,7 +369,7 @@ fn input_gradient_does_not_depend_on_rows() {
 fn weight_gradient_matches_the_reference() {
     let mut rng = Rng::new(8, 0);
     for (m, n, k) in
-        [(1, 1, 1), (2, 33, 12), (3, 32, 13), (5, 65, 11), (127, 40, 24), (129, 31, 25), (300, 70, 40)]
+        [(1, 1, 1), (2, 33, 12), (3, 32, 13), (5, 65, 11), (127, 40, 24), (129, 31, 25), (600, 600, 13)]
     {
         let [x, dy] = [m * k, m * n].map(|len| (0..len).map(|_| rng.normal()).collect::<Vec<f32>>());
         let before: Vec<f32> = (0..crate::panels::len([n, k])).map(|_| rng.normal()).collect();

@@ -5,11 +5,11 @@
 //!
 //! dw lies in panels, as the weight does: `[n/32][k][32]`, so that an optimiser walks both element by element. Lanes hold
 //! 32 neighbouring n, and rows are walked from 0 upwards, whatever the number of threads. 32 columns of dy are copied
-//! side by side into the nearest cache, a stretch of rows at a time, where all columns of x use them; x is cut into groups
-//! of 12 columns beforehand, because a tile takes that many from every row:
+//! side by side, a stretch of rows at a time, and all columns of x use them; x is cut into groups of 12 columns beforehand, because
+//! a tile takes that many from every row:
 //!
 //! ```text
-//!   dy [m, n]  ->  [128 m][32 n]   \
+//!   dy [m, n]  ->  [512 m][32 n]   \
 //!                                    tiles of 12 k x 32 n
 //!   x  [m, k]  ->  [k/12][m][12]   /
 //! ```
@@ -25,8 +25,15 @@ use std::ops::Range;
 /// Columns of x that lie side by side: whole tiles of every instruction set.
 const GROUP: usize = 12;
 
-/// Rows of dy that are copied at a time: 16 KiB of f32.
-const STRETCH: usize = 128;
+/// Rows of dy that are copied at a time: 64 KiB of f32 a panel. That is more than the nearest cache has beside x, but a
+/// tile reads them in sequence, and what counts is how seldom its sums come from dw and go back.
+const STRETCH: usize = 512;
+
+/// Panels of dw that use a group of columns of x while it is near.
+const PANELS: usize = 4;
+
+/// Rows of x whose columns are cut at a time.
+const ROWS: usize = 16;
 
 /// Room for the columns of x, used again from call to call.
 #[derive(Default)]
@@ -75,8 +82,9 @@ pub fn weight_gradient(
             dw: Shares::new(gradient.dw),
             db: gradient.db.as_deref_mut().map(Shares::new),
             first_task: tasks,
+            grain: panels.div_ceil(4 * pool.threads()).clamp(1, PANELS),
         });
-        tasks += panels;
+        tasks += panels.div_ceil(jobs[jobs.len() - 1].grain);
     }
     if m == 0 || jobs.is_empty() {
         return;
@@ -85,63 +93,70 @@ pub fn weight_gradient(
     let columns = &*columns;
     pool.run(tasks, |task| {
         let job = &jobs[jobs.partition_point(|job| job.first_task <= task) - 1];
-        dispatch(Panel { columns, size: [m, k], operand, job, panel: task - job.first_task, write });
+        let (first, all) = ((task - job.first_task) * job.grain, job.n.div_ceil(LANES));
+        let panels = first..all.min(first + job.grain);
+        dispatch(Panels { columns, size: [m, k], operand, job, panels, write });
     });
 }
 
+/// Cuts x into groups of columns, some rows at a time: a row of x and the next lie pages apart.
 fn pack_columns(pool: &Pool, columns: &mut Columns, x: &[f32], [m, k]: [usize; 2], operand: Operand) {
     let groups = k.div_ceil(GROUP);
-    let of_group = |group: usize| group * GROUP..k.min((group + 1) * GROUP);
     if operand == Operand::Bf16 {
-        let width = m.div_ceil(2) * GROUP;
-        let shares = Shares::new(at_least(&mut columns.bf16, groups * width));
-        pool.run(groups, |group| {
-            // SAFETY: a task has its own group.
-            let out = unsafe { shares.get(group * width..(group + 1) * width) };
-            dispatch(PackPairs { x, m, k, columns: of_group(group), out });
-        });
+        let pairs = m.div_ceil(2);
+        let out = Shares::new(at_least(&mut columns.bf16, groups * pairs * GROUP));
+        pool.run_ranges(pairs, ROWS / 2, |pairs| dispatch(PackPairs { x, m, k, pairs, out }));
     } else {
-        let width = m * GROUP;
-        let shares = Shares::new(at_least(&mut columns.f32, groups * width));
-        pool.run(groups, |group| {
-            // SAFETY: a task has its own group.
-            let out = unsafe { shares.get(group * width..(group + 1) * width) };
-            let from = of_group(group);
-            for (row, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(GROUP)) {
-                out[..from.len()].copy_from_slice(&row[from.clone()]);
-                out[from.len()..].fill(0.0);
-            }
-            if operand == Operand::F16 {
-                dispatch(RoundToF16(out));
+        let out = Shares::new(at_least(&mut columns.f32, groups * m * GROUP));
+        pool.run_ranges(m, ROWS, |rows| {
+            for group in 0..groups {
+                let from = group * GROUP..k.min((group + 1) * GROUP);
+                let at = |row: usize| (group * m + row) * GROUP;
+                // SAFETY: a task has its own rows of every group.
+                let out = unsafe { out.get(at(rows.start)..at(rows.end)) };
+                for (row, out) in rows.clone().zip(out.chunks_exact_mut(GROUP)) {
+                    out[..from.len()].copy_from_slice(&x[row * k..][from.clone()]);
+                    out[from.len()..].fill(0.0);
+                }
+                if operand == Operand::F16 {
+                    dispatch(RoundToF16(out));
+                }
             }
         });
     }
 }
 
-/// One group of columns, in pairs of rows.
+/// Some pairs of rows, of all groups of columns.
 struct PackPairs<'a> {
     x: &'a [f32],
     m: usize,
     k: usize,
-    columns: Range<usize>,
-    out: &'a mut [u32],
+    pairs: Range<usize>,
+    out: Shares<'a, u32>,
 }
 
 impl Kernel for PackPairs<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let row = |r: usize| match r < self.m {
-            true => isa.load_slice(&self.x[r * self.k..][self.columns.clone()], 0.0),
-            false => isa.zero(),
-        };
-        for (pair, out) in self.out.chunks_exact_mut(GROUP).enumerate() {
-            let mut words = [0u32; LANES];
-            // SAFETY: 32 words are 128 bytes.
-            unsafe {
-                isa.store_b(words.as_mut_ptr().cast(), isa.pair_bf16(row(2 * pair), row(2 * pair + 1)))
+        for group in 0..self.k.div_ceil(GROUP) {
+            let columns = group * GROUP..self.k.min((group + 1) * GROUP);
+            let row = |r: usize| match r < self.m {
+                true => isa.load_slice(&self.x[r * self.k..][columns.clone()], 0.0),
+                false => isa.zero(),
             };
-            out.copy_from_slice(&words[..GROUP]);
+            let at = |pair: usize| (group * self.m.div_ceil(2) + pair) * GROUP;
+            // SAFETY: a task has its own pairs of every group.
+            let out = unsafe { self.out.get(at(self.pairs.start)..at(self.pairs.end)) };
+            for (pair, out) in self.pairs.clone().zip(out.chunks_exact_mut(GROUP)) {
+                let mut words = [0u32; LANES];
+                // SAFETY: 32 words are 128 bytes.
+                unsafe {
+                    let pair = isa.pair_bf16(row(2 * pair), row(2 * pair + 1));
+                    isa.store_b(words.as_mut_ptr().cast(), pair);
+                }
+                out.copy_from_slice(&words[..GROUP]);
+            }
         }
     }
 }
@@ -152,61 +167,68 @@ struct Job<'a> {
     dw: Shares<'a, f32>,
     db: Option<Shares<'a, f32>>,
     first_task: usize,
+    /// Panels of a task.
+    grain: usize,
 }
 
-/// One panel of one dw.
-struct Panel<'a> {
+/// Some panels of one dw.
+struct Panels<'a> {
     columns: &'a Columns,
     size: [usize; 2],
     operand: Operand,
     job: &'a Job<'a>,
-    panel: usize,
+    panels: Range<usize>,
     write: Write,
 }
 
 /// 32 columns of dy: `[m][32]` f32, or `[m/2][32][2]` bf16.
+#[derive(Clone, Copy)]
 #[repr(align(128))]
 struct Stretch([f32; STRETCH * LANES]);
 
-impl Kernel for Panel<'_> {
+impl Kernel for Panels<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let [m, k] = self.size;
         let panel_len = k * LANES;
-        // SAFETY: a task has its own panel.
-        let dw = unsafe { self.job.dw.get(self.panel * panel_len..(self.panel + 1) * panel_len) };
-        let mut stretch = Stretch([0.0; STRETCH * LANES]);
-        let mut bias = isa.zero();
+        // SAFETY: a task has its own panels.
+        let dw = unsafe { self.job.dw.get(self.panels.start * panel_len..self.panels.end * panel_len) };
+        let mut stretches = [Stretch([0.0; STRETCH * LANES]); PANELS];
+        let mut bias = [isa.zero(); PANELS];
         let mut fresh = self.write == Write::Set;
         for start in (0..m).step_by(STRETCH) {
             let rows = start..m.min(start + STRETCH);
-            bias = isa.add(bias, self.copy_rows(isa, rows.clone(), &mut stretch));
+            for ((panel, stretch), bias) in self.panels.clone().zip(&mut stretches).zip(&mut bias) {
+                *bias = isa.add(*bias, self.copy_rows(isa, panel, rows.clone(), stretch));
+            }
             // Heights that the instruction set never uses are not compiled.
             if const { I::ROWS >= 12 } {
-                self.tiles::<I, 12>(isa, &stretch, rows, dw, fresh);
+                self.tiles::<I, 12>(isa, &stretches, rows, dw, fresh);
             } else if const { I::ROWS >= 3 } {
-                self.tiles::<I, 3>(isa, &stretch, rows, dw, fresh);
+                self.tiles::<I, 3>(isa, &stretches, rows, dw, fresh);
             } else {
-                self.tiles::<I, 2>(isa, &stretch, rows, dw, fresh);
+                self.tiles::<I, 2>(isa, &stretches, rows, dw, fresh);
             }
             fresh = false;
         }
         if let Some(db) = self.job.db {
-            let first = self.panel * LANES;
-            // SAFETY: a task has its own part of db.
-            let db = unsafe { db.get(first..self.job.n.min(first + LANES)) };
-            self.write.store(isa, db, bias);
+            for (panel, bias) in self.panels.clone().zip(bias) {
+                let first = panel * LANES;
+                // SAFETY: a task has its own part of db.
+                let db = unsafe { db.get(first..self.job.n.min(first + LANES)) };
+                self.write.store(isa, db, bias);
+            }
         }
     }
 }
 
-impl Panel<'_> {
-    /// Copies a stretch of rows of this panel's columns of dy, and returns their sum.
+impl Panels<'_> {
+    /// Copies a stretch of rows of a panel's columns of dy, and returns their sum.
     #[inline(always)]
-    fn copy_rows<I: Isa>(&self, isa: I, rows: Range<usize>, to: &mut Stretch) -> I::F {
+    fn copy_rows<I: Isa>(&self, isa: I, panel: usize, rows: Range<usize>, to: &mut Stretch) -> I::F {
         let n = self.job.n;
-        let columns = self.panel * LANES..n.min((self.panel + 1) * LANES);
+        let columns = panel * LANES..n.min((panel + 1) * LANES);
         let load = |row: usize| isa.load_slice(&self.job.dy[row * n..][columns.clone()], 0.0);
         let mut sum = isa.zero();
         let to = to.0.as_mut_ptr();
@@ -235,32 +257,36 @@ impl Panel<'_> {
         sum
     }
 
-    /// What a stretch of rows adds to the panel, in tiles of `N` columns of x.
+    /// What a stretch of rows adds to the panels, in tiles of `N` columns of x.
     #[inline(always)]
     fn tiles<I: Isa, const N: usize>(
         &self,
         isa: I,
-        stretch: &Stretch,
+        stretches: &[Stretch; PANELS],
         rows: Range<usize>,
         dw: &mut [f32],
         fresh: bool,
     ) {
-        for (i, tile) in dw.chunks_mut(N * LANES).enumerate() {
-            let mut acc = [isa.zero(); N];
-            if !fresh {
-                for (acc, dw) in acc.iter_mut().zip(tile.chunks_exact(LANES)) {
-                    *acc = isa.load_slice(dw, 0.0);
+        let [_, k] = self.size;
+        for col in (0..k).step_by(N) {
+            for (stretch, dw) in stretches.iter().zip(dw.chunks_exact_mut(k * LANES)) {
+                // The last tile may have fewer columns.
+                let tile = &mut dw[col * LANES..k.min(col + N) * LANES];
+                let mut acc = [isa.zero(); N];
+                if !fresh {
+                    for (acc, dw) in acc.iter_mut().zip(tile.chunks_exact(LANES)) {
+                        *acc = isa.load_slice(dw, 0.0);
+                    }
                 }
-            }
-            match self.operand {
-                Operand::Bf16 => self.bf16_tile(isa, stretch, rows.clone(), i * N, &mut acc),
-                Operand::F32 | Operand::F16 | Operand::I8 => {
-                    self.f32_tile(isa, stretch, rows.clone(), i * N, &mut acc)
+                match self.operand {
+                    Operand::Bf16 => self.bf16_tile(isa, stretch, rows.clone(), col, &mut acc),
+                    Operand::F32 | Operand::F16 | Operand::I8 => {
+                        self.f32_tile(isa, stretch, rows.clone(), col, &mut acc)
+                    }
                 }
-            }
-            // The last tile may have fewer columns.
-            for (acc, dw) in acc.iter().zip(tile.chunks_exact_mut(LANES)) {
-                isa.store_slice(dw, *acc);
+                for (acc, dw) in acc.iter().zip(tile.chunks_exact_mut(LANES)) {
+                    isa.store_slice(dw, *acc);
+                }
             }
         }
     }
@@ -291,7 +317,7 @@ impl Panel<'_> {
         *acc = sums;
     }
 
-    /// As [`Panel::f32_tile`], in pairs of rows of bf16.
+    /// As [`Panels::f32_tile`], in pairs of rows of bf16.
     #[inline(always)]
     fn bf16_tile<I: Isa, const N: usize>(
         &self,
