@@ -52,10 +52,12 @@ pub fn read_prompts(
     Ok(prompts)
 }
 
-#[cfg(all(test, feature = "hub"))]
+#[cfg(test)]
 mod tests {
+    #[cfg(feature = "hub")]
     use super::*;
 
+    #[cfg(feature = "hub")]
     #[test]
     fn services_may_be_encrypted() {
         if wootz_hub::agent().is_none() {

@@ -3,12 +3,14 @@
 //! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) with `grpo/golden.json`.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use wootz_formats::Checkpoint;
 use wootz_kernels::{Precision, panels};
 use wootz_model::adapter::{self, Base};
 use wootz_model::load::LoadOptions;
 use wootz_model::names::{Kind, Part, Place, TensorId};
+use wootz_model::weights::Parameter;
 use wootz_model::{Model, Recompute};
 use wootz_train::grpo::advantage::{Scale, advantages};
 use wootz_train::grpo::objective::{Form, Loss};
@@ -197,6 +199,56 @@ fn parity_of_losses_and_gradients() {
                 );
             }
         }
+    }
+}
+
+/// The adapter's matrices, row by row, under PEFT's names.
+fn adapter_values(model: &mut Model) -> BTreeMap<String, Vec<f32>> {
+    let (all, pool) = model.parameters_mut();
+    let adapter = all.into_iter().filter(|(id, _)| matches!(id.kind, Kind::LoraA | Kind::LoraB));
+    let values = adapter.map(|(id, parameter)| {
+        let Parameter::Matrix(matrix) = parameter else { panic!("{id} is a matrix") };
+        let (rows, cols) = (matrix.rows(), matrix.cols());
+        let mut decoded = vec![0.0; panels::len([rows, cols])];
+        matrix.decode(pool, &mut decoded);
+        let values = (0..rows * cols).map(|i| decoded[panels::index(cols, i / cols, i % cols)]);
+        (peft(id), values.collect())
+    });
+    values.collect()
+}
+
+/// A whole step of `--accurate`: one prompt's answers, all gradients together, one update by AdamW. In the first step its
+/// averages are the gradient g and g², so that a weight moves by `lr g / (|g| + eps)`: with PyTorch's g, to where PyTorch's
+/// would be.
+#[test]
+fn parity_of_an_accurate_step() {
+    let lr = 0.01;
+    for folder in folders() {
+        let golden = Golden::read(&folder);
+        let advantages = &advantages(&[golden.numbers("rewards")], Scale::Group)[0];
+        let update = Update::new(golden.completions(advantages), golden.rules(Form::Grpo, 4));
+        let expected = |name: &str| golden.floats(&format!("grpo.grad.{name}"));
+        let before = adapter_values(&mut policy(&folder));
+        // As large as a gradient is, so that small ones count, and the sign of none is all.
+        let all: Vec<f32> = before.keys().flat_map(|name| expected(name)).collect();
+        let eps = (all.iter().map(|g| f64::from(g * g)).sum::<f64>() / all.len() as f64).sqrt();
+        let rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.999, eps });
+        let mut trainer = trainer(policy(&folder), rule);
+        let (step, _) = update.measure(&mut trainer, false).unwrap();
+        trainer.update(&step, lr);
+
+        let after = adapter_values(&mut trainer.model);
+        assert!(before.len() >= 4 && before.keys().eq(after.keys()), "{}", folder.display());
+        let mut largest = 0f64;
+        for (name, before) in &before {
+            for ((before, after), g) in before.iter().zip(&after[name]).zip(expected(name)) {
+                let (moved, g) = (f64::from(after - before), f64::from(g));
+                let expected = -lr * g / (g.abs() + eps);
+                assert!((moved - expected).abs() < 1e-3 * lr, "{name}: {moved:e}, expected {expected:e}");
+                largest = largest.max(moved.abs());
+            }
+        }
+        assert!(largest > lr / 2.0, "{}: nothing moves far: {largest:e}", folder.display());
     }
 }
 

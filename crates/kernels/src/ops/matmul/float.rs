@@ -64,10 +64,10 @@ fn unpacked<I: Isa>(isa: I, task: &Panels) {
     let mut scratch = Scratch([0.0; UNPACKED * LANES]);
     let turns = k * x.rows().div_ceil(I::ROWS);
     for panel in task.panels.clone() {
-        let mut ahead = Ahead::nothing(weight.panel(panel));
-        if panel + 1 < task.panels.end {
-            ahead = Ahead::spread(weight.panel(panel + 1), turns);
-        }
+        let mut ahead = match task.next(panel) {
+            Some(next) => Ahead::spread(next, turns),
+            None => Ahead::nothing(weight.panel(panel)),
+        };
         for start in (0..k).step_by(UNPACKED) {
             let range = start..k.min(start + UNPACKED);
             let (dtype, data, len) = (weight.dtype(), weight.panel(panel), range.len());
