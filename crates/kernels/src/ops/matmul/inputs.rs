@@ -18,6 +18,9 @@ pub struct Inputs {
     bytes: Vec<Bytes>,
 }
 
+/// What is added to signed weights where instructions take unsigned ones ([`Isa::SIGNED_OFFSET`]).
+pub(super) const OFFSET: i32 = 128;
+
 /// 32 neighbours of a row of x as bytes, with all that a product wants to know of them: one cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
@@ -28,7 +31,7 @@ pub(super) struct Bytes {
     pub scale: f32,
     /// The sums of q: of all, of the first 16, of the last 16. Whole numbers.
     pub sums: [f32; 3],
-    /// What sums of products begin with where weights are larger by [`Isa::SIGNED_OFFSET`]: the sums times `-offset`.
+    /// What sums of products begin with where weights are larger by [`OFFSET`]: the sums times that.
     pub starts: [i32; 3],
 }
 
@@ -210,12 +213,12 @@ impl Kernel for Quantise<'_> {
             let shifted = isa.add(isa.mul(isa.load_slice(x, 0.0), inverse), isa.splat(SHIFT));
             let mut q = [0f32; 32];
             isa.store_slice(&mut q, shifted);
-            let q = q.map(|q| (q.to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32));
-            bytes.q = q.map(|q| q as i8);
-            let (first, last) = (q[..16].iter().sum::<i32>(), q[16..].iter().sum::<i32>());
+            bytes.q = q.map(|q| q.to_bits() as i8);
+            let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
+            let (first, last) = (sum(&bytes.q[..16]), sum(&bytes.q[16..]));
             let sums = [first + last, first, last];
             bytes.sums = sums.map(|sum| sum as f32);
-            bytes.starts = sums.map(|sum| -I::SIGNED_OFFSET * sum);
+            bytes.starts = sums.map(|sum| -OFFSET * sum);
         }
     }
 }

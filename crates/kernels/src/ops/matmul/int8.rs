@@ -1,7 +1,7 @@
 //! Products of bytes: quantised weights times inputs rounded to 8 bits.
 
 use super::ahead::Ahead;
-use super::inputs::Bytes;
+use super::inputs::{Bytes, OFFSET};
 use super::{Out, Panels, Prepared, tile_rows};
 use crate::dtype::DType;
 use crate::matrix::with_int_layout;
@@ -266,7 +266,7 @@ unsafe fn add_step<I: Isa, L: IntLayout, const MR: usize>(
             let mut sums = [isa.splat_i(0); MR];
             for r in 0..MR {
                 let zero_point = L::zero_point::<I>();
-                if zero_point == I::SIGNED_OFFSET {
+                if zero_point == OFFSET {
                     sums[r] = isa.splat_i((*rows[r]).starts[which]);
                 } else if zero_point != 0 {
                     sums[r] = isa.splat_i(-zero_point * (*rows[r]).sums[which] as i32);
