@@ -141,7 +141,7 @@ pub struct Fresh<'a> {
     pub v: &'a [f32],
 }
 
-/// Keys that are worth tasks of their own.
+/// Values that are worth handing out.
 const GRAIN: usize = 1 << 12;
 
 /// Writes keys and values of several sequences into their caches. Panics when sizes differ.

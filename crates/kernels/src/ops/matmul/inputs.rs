@@ -206,7 +206,7 @@ impl Kernel for Quantise<'_> {
             let largest = f32::from_bits(largest);
             let inverse = 127.0 / largest;
             // A block of zeros, and one whose scale is too small to be inverted, has scale 0. NaN and infinity must not
-            // vanish: they make the whole block NaN, as they would its products.
+            // vanish: they are the scale of the whole block then, and no product of it is finite.
             let vanishes = inverse.is_infinite();
             bytes.scale = if vanishes { 0.0 } else { largest / 127.0 };
             let inverse = isa.splat(if vanishes { 0.0 } else { inverse });

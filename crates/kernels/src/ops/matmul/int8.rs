@@ -186,7 +186,6 @@ fn unpack<I: Isa, L: IntLayout>(isa: I, panel: &[u8], steps: Range<usize>, out: 
     let per_block = L::SPAN / 32;
     for (step, out) in steps.zip(out.chunks_exact_mut(block_bytes(L::GROUP, L::MIN))) {
         let block = &panel[step / per_block * L::BYTES..][..L::BYTES];
-        prefetch_ahead(isa, block.as_ptr(), L::BYTES / per_block, step % per_block);
         // SAFETY: `block` is one whole block, and `out` has room for a step.
         unsafe { expanded::unpack::<I, L>(isa, block.as_ptr(), step % per_block, out.as_mut_ptr()) }
     }
@@ -232,16 +231,6 @@ unsafe fn tile<I: Isa, L: IntLayout, const MR: usize>(
     let complete = 32 * steps.end == x.cols();
     for r in 0..MR {
         out.store(isa, row + r, acc[r], complete);
-    }
-}
-
-/// Asks for the bytes that a step will need some kilobytes later. A block of 256 values is not read front to back, so
-/// the hardware does not see the sequence; without this a single row waits for memory at each block.
-#[inline(always)]
-fn prefetch_ahead<I: Isa>(isa: I, block: *const u8, step_bytes: usize, step: usize) {
-    const AHEAD: usize = 8192;
-    for line in 0..step_bytes.div_ceil(64) {
-        isa.prefetch(block.wrapping_add(AHEAD + step * step_bytes + 64 * line));
     }
 }
 

@@ -76,15 +76,16 @@ pub fn weight_gradient(
         assert_eq!(gradient.dy.len(), m * n, "size of dy for {m} rows");
         assert_eq!(gradient.dw.len(), n.next_multiple_of(LANES) * k, "size of dw for {m} rows of {n}");
         assert!(gradient.db.as_ref().is_none_or(|db| db.len() == n), "size of db for {n} columns");
+        let grain = panels.div_ceil(4 * pool.threads()).clamp(1, PANELS);
         jobs.push(Job {
             dy: gradient.dy,
             n,
             dw: Shares::new(gradient.dw),
             db: gradient.db.as_deref_mut().map(Shares::new),
             first_task: tasks,
-            grain: panels.div_ceil(4 * pool.threads()).clamp(1, PANELS),
+            grain,
         });
-        tasks += panels.div_ceil(jobs[jobs.len() - 1].grain);
+        tasks += panels.div_ceil(grain);
     }
     if m == 0 || jobs.is_empty() {
         return;
