@@ -10,7 +10,7 @@
 //!
 //! The levels stand closer together near zero, where most weights are.
 
-use super::search::{Codes, Group, Lanes, Target, one_scale};
+use super::search::{Batch, Codes, Starts, one_scale};
 use super::{Block, f16_at};
 use crate::dtype::DType;
 use crate::simd::{Isa, LANES};
@@ -42,12 +42,12 @@ impl Block<18, 32, 1> for IQ4_NL {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 18]) {
-        let group = target.group(0, 32);
-        let starts = Levels.starts(group.extreme(isa));
-        let (d, scale) = one_scale(isa, Levels, target, starts, group.extreme(isa) / -127.0);
-        block[..2].copy_from_slice(&d.to_le_bytes());
-        Levels.pack(group, scale, &mut block[2..]);
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 18]]) {
+        let (d, scale) = one_scale(isa, Levels, batch, &STARTS, -127.0);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            block[..2].copy_from_slice(&d[b].to_le_bytes());
+            Levels.pack(batch.group(b), scale[b], &mut block[2..]);
+        }
     }
 }
 
@@ -66,6 +66,18 @@ const MIDDLES: [f32; 15] = {
     middles
 };
 
+/// The extreme value becomes one of the outer levels, or lies between or beyond them.
+pub(super) const STARTS: Starts = {
+    let ends = [80.0, 88.0, 96.0, 104.0, 112.0, 120.0, 128.0, 138.0];
+    let mut starts = [[0.0; 8], ends];
+    let mut i = 0;
+    while i < ends.len() {
+        starts[0][i] = -ends[i];
+        i += 1;
+    }
+    starts
+};
+
 impl Codes for Levels {
     #[inline(always)]
     fn nearest<I: Isa>(self, isa: I, v: I::F) -> I::F {
@@ -82,23 +94,13 @@ impl Codes for Levels {
 }
 
 impl Levels {
-    /// 32 scales to start from, the second half with the other sign: the extreme value becomes one of the outer levels,
-    /// or lies between or beyond them.
-    #[inline(always)]
-    pub fn starts(self, extreme: f32) -> Lanes {
-        std::array::from_fn(|i| {
-            let end = 80.0 + 4.0 * (i % 16) as f32;
-            extreme / if i < 16 { -end } else { end }
-        })
-    }
-
     /// The indices of 32 values, in their 16 bytes.
     #[inline(always)]
-    pub fn pack(self, group: Group<'_>, scale: f32, qs: &mut [u8]) {
+    pub fn pack(self, group: &[f32], scale: f32, qs: &mut [u8]) {
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let mut index = [0u8; 32];
         for middle in MIDDLES {
-            for (index, x) in index.iter_mut().zip(group.values()) {
+            for (index, x) in index.iter_mut().zip(group) {
                 *index += u8::from(x * inverse > middle);
             }
         }

@@ -11,8 +11,8 @@
 //! value[i]  = (d * (s[i / 32] - 32)) * LEVELS[index[i]]
 //! ```
 
-use super::iq4_nl::{LEVELS, Levels, unpack_levels};
-use super::search::Target;
+use super::iq4_nl::{LEVELS, Levels, STARTS, unpack_levels};
+use super::search::Batch;
 use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
@@ -48,18 +48,20 @@ impl Block<136, 256, 8> for IQ4_XS {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 136]) {
-        let starts = |extreme| Levels.starts(extreme);
-        let scales = two_levels::scales::<I, _, 256, 8>(isa, Levels, (-32, 31), target, starts);
-        let s = scales.s.map(|s| (s + 32) as u8);
-        let high = (0..8).fold(0, |high, g| high | u16::from(s[g] >> 4) << (2 * g));
-        block[..2].copy_from_slice(&scales.d.to_le_bytes());
-        block[2..4].copy_from_slice(&high.to_le_bytes());
-        for j in 0..4 {
-            block[4 + j] = s[2 * j] & 0x0F | (s[2 * j + 1] & 0x0F) << 4;
-        }
-        for (g, qs) in block[8..].chunks_exact_mut(16).enumerate() {
-            Levels.pack(target.group(g, 32), scales.scale[g], qs);
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 136]]) {
+        let scales = two_levels::scales::<I, _, 8>(isa, Levels, (-32, 31), batch, &STARTS);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let (d, s, scale) = scales.of::<8>(b);
+            let s = s.map(|s| (s + 32) as u8);
+            let high = (0..8).fold(0, |high, g| high | u16::from(s[g] >> 4) << (2 * g));
+            block[..2].copy_from_slice(&d.to_le_bytes());
+            block[2..4].copy_from_slice(&high.to_le_bytes());
+            for j in 0..4 {
+                block[4 + j] = s[2 * j] & 0x0F | (s[2 * j + 1] & 0x0F) << 4;
+            }
+            for (g, qs) in block[8..].chunks_exact_mut(16).enumerate() {
+                Levels.pack(batch.group(8 * b + g), scale[g], qs);
+            }
         }
     }
 }

@@ -39,8 +39,8 @@ use std::marker::PhantomData;
 use half::{bf16, f16};
 
 use crate::dtype::DType;
-use crate::simd::{Isa, Kernel, dispatch};
-use search::Target;
+use crate::simd::{Isa, Kernel, LANES, dispatch};
+use search::Batch;
 
 /// Every block format, in the order of [`DType`].
 pub static FORMATS: [Format; 12] = [
@@ -80,8 +80,8 @@ trait Block<const BYTES: usize, const LEN: usize, const GROUPS: usize> {
     /// The same block as integers: see [`Ints`].
     fn unpack(block: &[u8; BYTES], q: &mut [i8; LEN], scale: &mut [f32; GROUPS], min: &mut [f32; GROUPS]);
 
-    /// Writes the block whose values are nearest to the target, as far as a search finds it.
-    fn search<I: Isa>(isa: I, target: &Target<LEN>, block: &mut [u8; BYTES]);
+    /// Writes the blocks whose values are nearest to those of the batch, as far as a search finds them.
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; BYTES]]);
 }
 
 /// Rounds the values of one block.
@@ -234,11 +234,12 @@ where
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let importance = self.importance.map(|row| row.as_chunks().0);
-        let blocks = self.values.as_chunks().0.iter().zip(self.bytes.as_chunks_mut().0);
-        for (i, (values, block)) in blocks.enumerate() {
-            let importance = importance.map(|row| &row[i % row.len()]);
-            B::search(isa, &Target::new(isa, values, importance), block);
+        let mut batch = Batch::new(const { LEN / GROUPS });
+        let blocks = const { LANES / GROUPS };
+        let parts = self.values.chunks(blocks * LEN).zip(self.bytes.as_chunks_mut().0.chunks_mut(blocks));
+        for (i, (values, blocks)) in parts.enumerate() {
+            batch.set(isa, values, LEN, self.importance.map(|row| (row, i * const { LANES / GROUPS * LEN })));
+            B::search(isa, &batch, blocks);
         }
     }
 }
@@ -312,12 +313,16 @@ pub fn quantize(
     bytes: &mut [u8],
 ) -> Result<(), Error> {
     check_lengths(dtype, values.len(), bytes.len())?;
-    let holds = |v: f32| match dtype {
-        DType::F16 => f16::from_f32(v).is_finite(),
-        DType::BF16 => bf16::from_f32(v).is_finite(),
-        _ => v.is_finite(),
+    // What rounds to infinity in these types, and above. Below it a value is held, so that NaN is not.
+    let limit = match dtype {
+        DType::F16 => 65520.0,
+        DType::BF16 => f32::from_bits(0x7F7F_8000),
+        _ => f32::INFINITY,
     };
-    if let Some(index) = values.iter().position(|&v| !holds(v)) {
+    let holds = |v: &f32| v.abs() < limit;
+    // Without a way out in the middle it is done in vectors.
+    if !values.iter().fold(true, |all, v| all & holds(v)) {
+        let index = values.iter().position(|v| !holds(v)).unwrap_or_default();
         return Err(Error::Value { dtype, index, value: values[index].to_bits() });
     }
     if let Some(row) = importance {

@@ -11,7 +11,7 @@
 //! value[i]  = (d * s[i / 16]) * q[i] - (dmin * m[i / 16])
 //! ```
 
-use super::search::{Integers, Target};
+use super::search::{Batch, Integers};
 use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
@@ -48,16 +48,17 @@ impl Block<84, 256, 16> for Q2_K {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 84]) {
-        let scales = two_levels::lines::<I, 256, 16>(isa, CODES, 15, target);
-        let mut q = [0; 256];
-        scales.round(CODES, target, &mut q);
-        for (byte, (s, m)) in block[..16].iter_mut().zip(scales.s.into_iter().zip(scales.m)) {
-            *byte = s | m << 4;
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 84]]) {
+        let scales = two_levels::lines::<I, 16>(isa, CODES, 15, batch);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let ([d, dmin], s, m) = scales.of::<16>(b);
+            for (byte, (s, m)) in block[..16].iter_mut().zip(s.into_iter().zip(m)) {
+                *byte = s | m << 4;
+            }
+            pack_two_bits(&scales.round::<16>(CODES, batch, b), &mut block[16..80]);
+            block[80..82].copy_from_slice(&d.to_le_bytes());
+            block[82..].copy_from_slice(&dmin.to_le_bytes());
         }
-        pack_two_bits(&q.map(|q| q as u8), &mut block[16..80]);
-        block[80..82].copy_from_slice(&scales.d.to_le_bytes());
-        block[82..].copy_from_slice(&scales.dmin.to_le_bytes());
     }
 }
 

@@ -15,7 +15,7 @@
 //! ```
 
 use super::q2_k::{pack_two_bits, two_bits, unpack_two_bits};
-use super::search::{Integers, Target};
+use super::search::{Batch, Integers, Starts};
 use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
@@ -56,20 +56,19 @@ impl Block<110, 256, 16> for Q3_K {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 110]) {
-        let starts = |extreme| CODES.starts(extreme);
-        let scales = two_levels::scales::<I, _, 256, 16>(isa, CODES, (-32, 31), target, starts);
-        let mut q = [0; 256];
-        for (g, q) in q.chunks_exact_mut(16).enumerate() {
-            CODES.round(target.group(g, 16), scales.scale[g], 0.0, q);
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 110]]) {
+        const STARTS: Starts = CODES.starts();
+        let scales = two_levels::scales::<I, _, 16>(isa, CODES, (-32, 31), batch, &STARTS);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let (d, s, _) = scales.of::<16>(b);
+            let q = scales.round::<16>(CODES, batch, b).map(|q| (q + 4) as u8);
+            pack_two_bits(&q.map(|q| q & 3), &mut block[32..96]);
+            for (lane, mask) in block[..32].iter_mut().enumerate() {
+                *mask = (0..8).fold(0, |mask, bit| mask | q[32 * bit + lane] >> 2 << bit);
+            }
+            pack_six_bits(&s.map(|s| (s + 32) as u8), &mut block[96..108]);
+            block[108..].copy_from_slice(&d.to_le_bytes());
         }
-        let q = q.map(|q| (q + 4) as u8);
-        pack_two_bits(&q.map(|q| q & 3), &mut block[32..96]);
-        for (lane, mask) in block[..32].iter_mut().enumerate() {
-            *mask = (0..8).fold(0, |mask, bit| mask | q[32 * bit + lane] >> 2 << bit);
-        }
-        pack_six_bits(&scales.s.map(|s| (s + 32) as u8), &mut block[96..108]);
-        block[108..].copy_from_slice(&scales.d.to_le_bytes());
     }
 }
 

@@ -13,7 +13,7 @@
 
 use half::f16;
 
-use super::search::{self, Ends, Integers, Line, Target, one_line};
+use super::search::{Batch, Integers, Line, one_line};
 use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
 use crate::simd::Isa;
@@ -48,25 +48,32 @@ impl Block<20, 32, 1> for Q4_1 {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 20]) {
-        let (d, m, q) = one_line_block(isa, CODES, target);
-        block[..2].copy_from_slice(&d.to_le_bytes());
-        block[2..4].copy_from_slice(&m.to_le_bytes());
-        for (j, byte) in block[4..].iter_mut().enumerate() {
-            *byte = q[j] as u8 | (q[j + 16] as u8) << 4;
-        }
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 20]]) {
+        search_lines(isa, CODES, batch, blocks, |q, block| {
+            for (j, byte) in block[4..].iter_mut().enumerate() {
+                *byte = q[j] as u8 | (q[j + 16] as u8) << 4;
+            }
+        });
     }
 }
 
-/// The best `d` and offset `m` of 32 values, and their integers.
+/// Blocks that begin with a scale and an offset; `pack` writes the integers.
 #[inline(always)]
-pub(super) fn one_line_block<I: Isa>(isa: I, codes: Integers, target: &Target<32>) -> (f16, f16, [i8; 32]) {
-    let Ends { low, high } = search::ends(isa, &target.x);
-    let plain = Line { scale: (high - low) / codes.greatest, min: -low };
-    let Line { scale: (d, scale), min: (dmin, min) } = one_line(isa, codes, target, plain);
-    let mut q = [0; 32];
-    codes.round(target.group(0, 32), scale, min, &mut q);
-    (d, -dmin, q)
+pub(super) fn search_lines<I: Isa, const BYTES: usize>(
+    isa: I,
+    codes: Integers,
+    batch: &Batch,
+    blocks: &mut [[u8; BYTES]],
+    pack: impl Fn(&[i8; 32], &mut [u8; BYTES]),
+) {
+    let Line { scale: (d, scale), min: (dmin, min) } = one_line(isa, codes, batch);
+    for (b, block) in blocks.iter_mut().enumerate() {
+        let mut q = [0; 32];
+        codes.round(batch.group(b), Line { scale: scale[b], min: min[b] }, &mut q);
+        block[..2].copy_from_slice(&d[b].to_le_bytes());
+        block[2..4].copy_from_slice(&(-dmin[b]).to_le_bytes());
+        pack(&q, block);
+    }
 }
 
 /// The least and the greatest value become 0 and 15.

@@ -11,7 +11,7 @@
 //! value[i]  = (d * s[i / 32]) * q[i] - (dmin * m[i / 32])
 //! ```
 
-use super::search::{Integers, Target};
+use super::search::{Batch, Integers};
 use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
@@ -48,14 +48,15 @@ impl Block<144, 256, 8> for Q4_K {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 144]) {
-        let scales = two_levels::lines::<I, 256, 8>(isa, CODES, 63, target);
-        let mut q = [0; 256];
-        scales.round(CODES, target, &mut q);
-        block[..2].copy_from_slice(&scales.d.to_le_bytes());
-        block[2..4].copy_from_slice(&scales.dmin.to_le_bytes());
-        pack_scales_and_mins(&scales.s, &scales.m, &mut block[4..16]);
-        pack_nibbles(&q.map(|q| q as u8), &mut block[16..]);
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 144]]) {
+        let scales = two_levels::lines::<I, 8>(isa, CODES, 63, batch);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let ([d, dmin], s, m) = scales.of::<8>(b);
+            block[..2].copy_from_slice(&d.to_le_bytes());
+            block[2..4].copy_from_slice(&dmin.to_le_bytes());
+            pack_scales_and_mins(&s, &m, &mut block[4..16]);
+            pack_nibbles(&scales.round::<8>(CODES, batch, b), &mut block[16..]);
+        }
     }
 }
 

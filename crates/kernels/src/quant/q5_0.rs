@@ -11,7 +11,7 @@
 
 use half::f16;
 
-use super::search::{Integers, Target, one_scale};
+use super::search::{Batch, Integers, Line, Starts, one_scale};
 use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
 use crate::simd::Isa;
@@ -47,14 +47,15 @@ impl Block<22, 32, 1> for Q5_0 {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 22]) {
-        let group = target.group(0, 32);
-        let extreme = group.extreme(isa);
-        let (d, scale) = one_scale(isa, CODES, target, CODES.starts(extreme), extreme / -16.0);
-        let mut q = [0; 32];
-        CODES.round(group, scale, 0.0, &mut q);
-        block[..2].copy_from_slice(&d.to_le_bytes());
-        pack_unsigned(&q.map(|q| (q + 16) as u8), block);
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 22]]) {
+        const STARTS: Starts = CODES.starts();
+        let (d, scale) = one_scale(isa, CODES, batch, &STARTS, -16.0);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let mut q = [0; 32];
+            CODES.round(batch.group(b), Line { scale: scale[b], min: 0.0 }, &mut q);
+            block[..2].copy_from_slice(&d[b].to_le_bytes());
+            pack_unsigned(&q.map(|q| (q + 16) as u8), block);
+        }
     }
 }
 

@@ -13,9 +13,9 @@
 
 use half::f16;
 
-use super::q4_1::{ends, one_line_block};
+use super::q4_1::{ends, search_lines};
 use super::q5_0::{fifth_bit, pack_unsigned, unpack_unsigned};
-use super::search::{Integers, Target};
+use super::search::{Batch, Integers};
 use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
 use crate::simd::Isa;
@@ -49,11 +49,8 @@ impl Block<24, 32, 1> for Q5_1 {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 24]) {
-        let (d, m, q) = one_line_block(isa, CODES, target);
-        block[..2].copy_from_slice(&d.to_le_bytes());
-        block[2..4].copy_from_slice(&m.to_le_bytes());
-        pack_unsigned(&q.map(|q| q as u8), block);
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 24]]) {
+        search_lines(isa, CODES, batch, blocks, |q, block| pack_unsigned(&q.map(|q| q as u8), block));
     }
 }
 

@@ -11,7 +11,7 @@
 //! ```
 
 use super::q4_k::{nibble, pack_nibbles, pack_scales_and_mins, scales_and_mins, unpack_nibbles};
-use super::search::{Integers, Target};
+use super::search::{Batch, Integers};
 use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
@@ -54,18 +54,19 @@ impl Block<176, 256, 8> for Q5_K {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 176]) {
-        let scales = two_levels::lines::<I, 256, 8>(isa, CODES, 63, target);
-        let mut q = [0; 256];
-        scales.round(CODES, target, &mut q);
-        let q = q.map(|q| q as u8);
-        block[..2].copy_from_slice(&scales.d.to_le_bytes());
-        block[2..4].copy_from_slice(&scales.dmin.to_le_bytes());
-        pack_scales_and_mins(&scales.s, &scales.m, &mut block[4..16]);
-        for (lane, high) in block[16..48].iter_mut().enumerate() {
-            *high = (0..8).fold(0, |high, bit| high | q[32 * bit + lane] >> 4 << bit);
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 176]]) {
+        let scales = two_levels::lines::<I, 8>(isa, CODES, 63, batch);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let ([d, dmin], s, m) = scales.of::<8>(b);
+            let q = scales.round::<8>(CODES, batch, b);
+            block[..2].copy_from_slice(&d.to_le_bytes());
+            block[2..4].copy_from_slice(&dmin.to_le_bytes());
+            pack_scales_and_mins(&s, &m, &mut block[4..16]);
+            for (lane, high) in block[16..48].iter_mut().enumerate() {
+                *high = (0..8).fold(0, |high, bit| high | q[32 * bit + lane] >> 4 << bit);
+            }
+            pack_nibbles(&q, &mut block[48..]);
         }
-        pack_nibbles(&q, &mut block[48..]);
     }
 }
 

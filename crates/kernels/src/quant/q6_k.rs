@@ -11,7 +11,7 @@
 //! value[i]       = (d * scales[i / 16]) * (q[i] - 32)
 //! ```
 
-use super::search::{Integers, Target};
+use super::search::{Batch, Integers, Starts};
 use super::two_levels;
 use super::{Block, f16_at};
 use crate::dtype::DType;
@@ -61,28 +61,27 @@ impl Block<210, 256, 16> for Q6_K {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<256>, block: &mut [u8; 210]) {
-        let starts = |extreme| CODES.starts(extreme);
-        let scales = two_levels::scales::<I, _, 256, 16>(isa, CODES, (-128, 127), target, starts);
-        let mut q = [0; 256];
-        for (g, q) in q.chunks_exact_mut(16).enumerate() {
-            CODES.round(target.group(g, 16), scales.scale[g], 0.0, q);
-        }
-        let q = q.map(|q| (q + 32) as u8);
-        let (ql, rest) = block.split_at_mut(128);
-        let halves = ql.as_chunks_mut::<64>().0.iter_mut().zip(rest.as_chunks_mut::<32>().0);
-        for (q, (ql, qh)) in q.as_chunks::<128>().0.iter().zip(halves) {
-            for (l, byte) in ql.iter_mut().enumerate() {
-                *byte = q[l] & 0x0F | (q[64 + l] & 0x0F) << 4;
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 210]]) {
+        const STARTS: Starts = CODES.starts();
+        let scales = two_levels::scales::<I, _, 16>(isa, CODES, (-128, 127), batch, &STARTS);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let (d, s, _) = scales.of::<16>(b);
+            let q = scales.round::<16>(CODES, batch, b).map(|q| (q + 32) as u8);
+            let (ql, rest) = block.split_at_mut(128);
+            let halves = ql.as_chunks_mut::<64>().0.iter_mut().zip(rest.as_chunks_mut::<32>().0);
+            for (q, (ql, qh)) in q.as_chunks::<128>().0.iter().zip(halves) {
+                for (l, byte) in ql.iter_mut().enumerate() {
+                    *byte = q[l] & 0x0F | (q[64 + l] & 0x0F) << 4;
+                }
+                for (l, byte) in qh.iter_mut().enumerate() {
+                    *byte = q[l] >> 4 | q[32 + l] >> 4 << 2 | q[64 + l] >> 4 << 4 | q[96 + l] >> 4 << 6;
+                }
             }
-            for (l, byte) in qh.iter_mut().enumerate() {
-                *byte = q[l] >> 4 | q[32 + l] >> 4 << 2 | q[64 + l] >> 4 << 4 | q[96 + l] >> 4 << 6;
+            for (byte, s) in block[192..208].iter_mut().zip(s) {
+                *byte = s as u8;
             }
+            block[208..].copy_from_slice(&d.to_le_bytes());
         }
-        for (byte, s) in block[192..208].iter_mut().zip(scales.s) {
-            *byte = s as u8;
-        }
-        block[208..].copy_from_slice(&scales.d.to_le_bytes());
     }
 }
 

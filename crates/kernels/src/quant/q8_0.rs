@@ -9,7 +9,7 @@
 
 use half::f16;
 
-use super::search::{Integers, Target, one_scale};
+use super::search::{Batch, Integers, Line, Starts, one_scale};
 use super::{Block, Encode, f16_at};
 use crate::dtype::DType;
 use crate::simd::Isa;
@@ -40,15 +40,16 @@ impl Block<34, 32, 1> for Q8_0 {
     }
 
     #[inline(always)]
-    fn search<I: Isa>(isa: I, target: &Target<32>, block: &mut [u8; 34]) {
-        let group = target.group(0, 32);
-        let extreme = group.extreme(isa);
-        let (d, scale) = one_scale(isa, CODES, target, CODES.starts(extreme), extreme.abs() / 127.0);
-        let mut q = [0; 32];
-        CODES.round(group, scale, 0.0, &mut q);
-        block[..2].copy_from_slice(&d.to_le_bytes());
-        for (byte, q) in block[2..].iter_mut().zip(q) {
-            *byte = q as u8;
+    fn search<I: Isa>(isa: I, batch: &Batch, blocks: &mut [[u8; 34]]) {
+        const STARTS: Starts = CODES.starts();
+        let (d, scale) = one_scale(isa, CODES, batch, &STARTS, 127.0);
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let mut q = [0; 32];
+            CODES.round(batch.group(b), Line { scale: scale[b], min: 0.0 }, &mut q);
+            block[..2].copy_from_slice(&d[b].to_le_bytes());
+            for (byte, q) in block[2..].iter_mut().zip(q) {
+                *byte = q as u8;
+            }
         }
     }
 }

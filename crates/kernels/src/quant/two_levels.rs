@@ -1,215 +1,263 @@
 //! The search in formats of two levels: the scales of a block's groups are small integers, `s`, times one f16, `d`.
 //!
 //! Each group is fitted alone first ([`super::search`]), which says how large `d` must be for all scales to be in
-//! range. Then, in turns: for this `d` every group takes the integer scale of the least error, from as many neighbours as there
-//! are lanes; and for these integers `d` is fitted to the whole block.
+//! range. Then, in turns: for this `d` every group takes the integer scale of the least error among some neighbours; and for
+//! these integers `d` is fitted to the whole block.
+//!
+//! The blocks of a [`Batch`] are searched together. `GROUPS` lanes are a block: what a block has one of, its lanes have all.
 
 use std::array::from_fn;
 
 use half::f16;
 
 use super::search::{
-    Codes, Group, Integers, Lanes, Line, SINGULAR, Target, best_line, errors, least, line_starts, refit,
-    refit_lines,
+    Batch, Codes, Integers, Lanes, Line, SINGULAR, Starts, best_lines, best_scales, errors, line_sums_under,
+    sums_under,
 };
-use crate::simd::Isa;
+use crate::simd::{Isa, LANES};
 
 /// Turns of choosing the groups' integers and fitting the block's scales to them.
 const TURNS: usize = 3;
 
-/// The scales of a block: `scale of group g = d * s[g]`.
-pub(super) struct Scales<const GROUPS: usize> {
-    pub d: f16,
-    pub s: [i8; GROUPS],
-    /// `d * s[g]` over the target's unit.
-    pub scale: [f32; GROUPS],
+/// The integers beside the likeliest that are tried too, for each one's codes lead to a minimum of its own. The
+/// first turn looks furthest.
+const NEAR: [f32; 17] =
+    [0.0, -1.0, 1.0, -2.0, 2.0, -3.0, 3.0, -4.0, 4.0, -5.0, 5.0, -6.0, 6.0, -7.0, 7.0, -8.0, 8.0];
+
+/// The scales of blocks: `scale = d * s`.
+pub(super) struct Scales {
+    d: [f16; LANES],
+    s: [i8; LANES],
+    /// `d * s` over the batch's units.
+    scale: Lanes,
 }
 
-/// The best scales, whose integers lie in `range`. `starts` gives scales to start a group from: 16 lanes of one sign,
-/// 16 of the other.
+/// The sum over each block's lanes, in all of them.
 #[inline(always)]
-pub(super) fn scales<I: Isa, C: Codes, const LEN: usize, const GROUPS: usize>(
+fn block_sums<const GROUPS: usize>(lanes: &Lanes) -> Lanes {
+    let mut sums = [0.0; LANES];
+    for (sums, lanes) in sums.chunks_exact_mut(GROUPS).zip(lanes.chunks_exact(GROUPS)) {
+        sums.fill(lanes.iter().sum());
+    }
+    sums
+}
+
+/// The largest magnitude of each block's lanes with its sign, in all of them.
+#[inline(always)]
+fn block_extremes<const GROUPS: usize>(lanes: &Lanes) -> Lanes {
+    let mut extremes = [0.0; LANES];
+    for (extremes, lanes) in extremes.chunks_exact_mut(GROUPS).zip(lanes.chunks_exact(GROUPS)) {
+        extremes.fill(lanes.iter().fold(0.0f32, |most, &x| if x.abs() > most.abs() { x } else { most }));
+    }
+    extremes
+}
+
+/// How many of `unit` a value is, to the nearest.
+#[inline(always)]
+fn over(value: f32, unit: f32) -> f32 {
+    if unit == 0.0 { 0.0 } else { (value / unit).round_ties_even() }
+}
+
+/// The best scales, whose integers lie in `range`. `starts` are what a group's extreme value becomes at the start, for either
+/// sign.
+#[inline(always)]
+pub(super) fn scales<I: Isa, C: Codes, const GROUPS: usize>(
     isa: I,
     codes: C,
     range: (i8, i8),
-    target: &Target<LEN>,
-    starts: impl Fn(f32) -> Lanes,
-) -> Scales<GROUPS> {
-    let len = const { LEN / GROUPS };
+    batch: &Batch,
+    starts: &Starts,
+) -> Scales {
     let (least_s, most_s) = (f32::from(range.0), f32::from(range.1));
-    // The best scale of either sign for each group, and of them all the largest.
-    let mut alone = [[0.0f32; 2]; GROUPS];
-    let mut largest = 0.0f32;
-    for g in 0..GROUPS {
-        let group = target.group(g, len);
-        let mut scales = starts(group.extreme(isa));
-        refit(isa, codes, group, &mut scales);
-        let errors = errors(isa, codes, group, &scales);
-        let [first, second] = [least(isa, &errors[..16]), least(isa, &errors[16..])];
-        alone[g] = [scales[first.lane], scales[16 + second.lane]];
-        let better = alone[g][usize::from(second.error < first.error)];
-        if better.abs() > largest.abs() {
-            largest = better;
+    let extremes = batch.extremes(isa);
+    let alone = starts.each_ref().map(|starts| best_scales(isa, codes, batch, &extremes, starts));
+    let better = from_fn(|g| alone[usize::from(alone[1].gain[g] > alone[0].gain[g])].scale[g]);
+    let largest = block_extremes::<GROUPS>(&better);
+    let (mut d16, mut d) = batch.stored_above(&largest.map(|largest| largest / least_s));
+    let mut s = better;
+    let mut best = Scales { d: d16, s: [0; LANES], scale: [0.0; LANES] };
+    let mut least = [f32::INFINITY; LANES];
+    for turn in 0..TURNS {
+        // At first around the best scale of either sign, then around what was found.
+        let centres: &[Lanes] = match turn {
+            0 => &alone.each_ref().map(|alone| from_fn(|g| over(alone.scale[g], d[g]))),
+            _ => &[s],
+        };
+        let mut error = [f32::INFINITY; LANES];
+        for centre in centres {
+            for step in &NEAR[..if turn == 0 { 17 } else { 5 }] {
+                let tried: Lanes = from_fn(|g| (centre[g] + step).clamp(least_s, most_s));
+                let scale = from_fn(|g| d[g] * tried[g]);
+                let found = errors(isa, codes, batch, &Line { scale, min: [0.0; LANES] });
+                for g in 0..LANES {
+                    if found[g] < error[g] {
+                        (error[g], s[g]) = (found[g], tried[g]);
+                    }
+                }
+            }
         }
-    }
-    let (mut f16, mut d) = target.stored_above(largest / least_s);
-    let mut best = Scales { d: f16, s: [0; GROUPS], scale: [0.0; GROUPS] };
-    let mut least_error = f32::INFINITY;
-    for _ in 0..TURNS {
-        let mut s = [0.0f32; GROUPS];
-        let mut error = 0.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        let (mut xv, mut vv) = (0.0, 0.0);
-        for g in 0..GROUPS {
-            let group = target.group(g, len);
-            let centre = alone[g].map(|scale| (scale * inverse).round_ties_even());
-            let near: Lanes = from_fn(|i| (centre[i / 16] + (i % 16) as f32 - 8.0).clamp(least_s, most_s));
-            let found = least(isa, &errors(isa, codes, group, &near.map(|s| d * s)));
-            s[g] = near[found.lane];
-            error += found.error;
-            let (x, w) = group.load(isa);
-            let q = codes.nearest(isa, isa.mul(x, isa.splat(if s[g] == 0.0 { 0.0 } else { inverse / s[g] })));
-            let v = isa.mul(q, isa.splat(s[g]));
-            let wv = isa.mul(w, v);
-            xv += isa.sum(isa.mul(x, wv));
-            vv += isa.sum(isa.mul(v, wv));
-        }
+        let scale: Lanes = from_fn(|g| d[g] * s[g]);
         // Fitting lowers the error but for the rounding of `d`, and of numbers too small for their squares.
-        if error < least_error {
-            least_error = error;
-            best = Scales { d: f16, s: s.map(|s| s as i8), scale: s.map(|s| d * s) };
+        let error = block_sums::<GROUPS>(&error);
+        for g in 0..LANES {
+            if error[g] < least[g] {
+                (least[g], best.d[g], best.s[g], best.scale[g]) = (error[g], d16[g], s[g] as i8, scale[g]);
+            }
         }
-        if vv == 0.0 {
+        if turn + 1 == TURNS {
             break;
         }
-        (f16, d) = target.stored(xv / vv);
+        let [xq, qq] = sums_under(isa, codes, batch, &scale);
+        let xv = block_sums::<GROUPS>(&from_fn(|g| s[g] * xq[g]));
+        let vv = block_sums::<GROUPS>(&from_fn(|g| s[g] * s[g] * qq[g]));
+        (d16, d) = batch.stored(&from_fn(|g| if vv[g] > 0.0 { xv[g] / vv[g] } else { d[g] }));
     }
     best
 }
 
-/// The scales and minimums of a block: `value = (d * s[g]) * q - (dmin * m[g])`.
-pub(super) struct LineScales<const GROUPS: usize> {
-    pub d: f16,
-    pub dmin: f16,
-    pub s: [u8; GROUPS],
-    pub m: [u8; GROUPS],
-    /// `d * s[g]` and `dmin * m[g]` over the target's unit.
-    pub lines: [Line<f32>; GROUPS],
+/// The scales and minimums of blocks: `value = (d * s) * q - (dmin * m)`.
+pub(super) struct LineScales {
+    d: [f16; LANES],
+    dmin: [f16; LANES],
+    s: [u8; LANES],
+    m: [u8; LANES],
+    /// `d * s` and `dmin * m` over the batch's units.
+    lines: Line<Lanes>,
 }
 
 /// The best scales and minimums, whose integers lie in `0..=most`.
 #[inline(always)]
-pub(super) fn lines<I: Isa, const LEN: usize, const GROUPS: usize>(
+pub(super) fn lines<I: Isa, const GROUPS: usize>(
     isa: I,
     codes: Integers,
     most: u8,
-    target: &Target<LEN>,
-) -> LineScales<GROUPS> {
-    let len = const { LEN / GROUPS };
+    batch: &Batch,
+) -> LineScales {
     let most = f32::from(most);
-    let mut alone = [Line { scale: 0.0f32, min: 0.0f32 }; GROUPS];
-    let mut largest = Line { scale: 0.0f32, min: 0.0f32 };
-    for g in 0..GROUPS {
-        let group = target.group(g, len);
-        let mut tried = line_starts(isa, codes, group, 0.0);
-        refit_lines(isa, codes, group, &mut tried, 0.0, 2);
-        let best = best_line(isa, codes, group, &tried).lane;
-        alone[g] = Line { scale: tried.scale[best], min: tried.min[best] };
-        largest.scale = largest.scale.max(alone[g].scale);
-        largest.min = largest.min.max(alone[g].min);
-    }
-    let (mut d16, mut d) = target.stored_above(largest.scale / most);
-    let (mut dmin16, mut dmin) = target.stored_above(largest.min / most);
-    let (mut s, mut m) = ([0.0f32; GROUPS], [0.0f32; GROUPS]);
+    let alone = best_lines(isa, codes, batch, 0.0);
+    let largest = [&alone.scale, &alone.min].map(block_extremes::<GROUPS>);
+    let [(mut d16, mut d), (mut dmin16, mut dmin)] =
+        largest.map(|largest| batch.stored_above(&largest.map(|largest| largest / most)));
+    let mut s: Lanes = from_fn(|g| over(alone.scale[g], d[g]));
+    let mut m: Lanes = from_fn(|g| over(alone.min[g], dmin[g]));
     let mut best = LineScales {
         d: d16,
         dmin: dmin16,
-        s: [0; GROUPS],
-        m: [0; GROUPS],
-        lines: [Line { scale: 0.0, min: 0.0 }; GROUPS],
+        s: [0; LANES],
+        m: [0; LANES],
+        lines: Line { scale: [0.0; LANES], min: [0.0; LANES] },
     };
-    let mut least_error = f32::INFINITY;
+    let mut least = [f32::INFINITY; LANES];
     for turn in 0..TURNS {
-        let mut error = 0.0;
-        let over = |value: f32, unit: f32| if unit == 0.0 { 0.0 } else { (value / unit).round_ties_even() };
-        let mut sums = Sums::default();
-        for g in 0..GROUPS {
-            let group = target.group(g, len);
-            // After the first turn the integers are near already: those of the last turn are the centre.
-            let centre = match turn {
-                0 => [over(alone[g].scale, d), over(alone[g].min, dmin)],
-                _ => [s[g], m[g]],
-            };
-            let near_s: Lanes = from_fn(|i| (centre[0] + (i % 4) as f32 - 1.0).clamp(0.0, most));
-            let near_m: Lanes = from_fn(|i| (centre[1] + (i / 4) as f32 - 4.0).clamp(0.0, most));
-            let tried = Line { scale: near_s.map(|s| d * s), min: near_m.map(|m| dmin * m) };
-            let found = best_line(isa, codes, group, &tried);
-            (s[g], m[g]) = (near_s[found.lane], near_m[found.lane]);
-            error += found.error;
-            sums.add(isa, codes, group, Line { scale: d * s[g], min: dmin * m[g] }, [s[g], m[g]]);
+        let line =
+            |s: &Lanes, m: &Lanes| Line { scale: from_fn(|g| d[g] * s[g]), min: from_fn(|g| dmin[g] * m[g]) };
+        let (centre, mut error) = ((s, m), [f32::INFINITY; LANES]);
+        for step in &NEAR[..if turn == 0 { 9 } else { 5 }] {
+            let s_tried: Lanes = from_fn(|g| (centre.0[g] + step).clamp(0.0, most));
+            let tried = line(&s_tried, &centre.1);
+            let sums = line_sums_under(isa, codes, batch, &tried);
+            // The best minimum for these integers.
+            let m_tried: Lanes = from_fn(|g| {
+                let min = (tried.scale[g] * sums.q[g] - sums.x[g]) / sums.w[g];
+                over(min, dmin[g]).clamp(0.0, most)
+            });
+            for beside in &NEAR[..5] {
+                let m_tried = m_tried.map(|m| (m + beside).clamp(0.0, most));
+                let found = errors(isa, codes, batch, &line(&s_tried, &m_tried));
+                for g in 0..LANES {
+                    if found[g] < error[g] {
+                        (error[g], s[g], m[g]) = (found[g], s_tried[g], m_tried[g]);
+                    }
+                }
+            }
         }
-        if error < least_error {
-            least_error = error;
-            let lines = from_fn(|g| Line { scale: d * s[g], min: dmin * m[g] });
-            let (s, m) = (s.map(|s| s as u8), m.map(|m| m as u8));
-            best = LineScales { d: d16, dmin: dmin16, s, m, lines };
+        let lines = line(&s, &m);
+        let error = block_sums::<GROUPS>(&error);
+        for g in 0..LANES {
+            if error[g] < least[g] {
+                (least[g], best.d[g], best.dmin[g]) = (error[g], d16[g], dmin16[g]);
+                (best.s[g], best.m[g]) = (s[g] as u8, m[g] as u8);
+                (best.lines.scale[g], best.lines.min[g]) = (lines.scale[g], lines.min[g]);
+            }
         }
-        let Some(fitted) = sums.solve() else { break };
-        (d16, d) = target.stored(fitted.scale);
-        (dmin16, dmin) = target.stored(fitted.min);
+        if turn + 1 == TURNS {
+            break;
+        }
+        // Least squares for x = d v - dmin m with v = s q, over a block.
+        let sums = line_sums_under(isa, codes, batch, &lines);
+        let sum = |term: &dyn Fn(usize) -> f32| block_sums::<GROUPS>(&from_fn(term));
+        let vv = sum(&|g| s[g] * s[g] * sums.qq[g]);
+        let vm = sum(&|g| s[g] * m[g] * sums.q[g]);
+        let mm = sum(&|g| m[g] * m[g] * sums.w[g]);
+        let xv = sum(&|g| s[g] * sums.xq[g]);
+        let xm = sum(&|g| m[g] * sums.x[g]);
+        let fitted: [Option<Line<f32>>; LANES] = from_fn(|g| fit([vv[g], vm[g], mm[g]], [xv[g], xm[g]]));
+        (d16, d) = batch.stored(&from_fn(|g| fitted[g].map_or(d[g], |line| line.scale)));
+        (dmin16, dmin) = batch.stored(&from_fn(|g| fitted[g].map_or(dmin[g], |line| line.min)));
     }
     best
 }
 
-impl<const GROUPS: usize> LineScales<GROUPS> {
-    /// The integers of all values.
+/// `[vv, -vm; -vm, mm] [d, dmin] = [xv, -xm]`; `None` where the block does not say both, or they would
+/// have another sign than the groups chose them for.
+#[inline(always)]
+fn fit([vv, vm, mm]: [f32; 3], [xv, xm]: [f32; 2]) -> Option<Line<f32>> {
+    if mm == 0.0 {
+        let scale = xv / vv;
+        return (scale > 0.0 && scale.is_finite()).then_some(Line { scale, min: 0.0 });
+    }
+    let determinant = vv * mm - vm * vm;
+    if determinant <= SINGULAR * vv * mm {
+        return None;
+    }
+    let scale = (xv * mm - xm * vm) / determinant;
+    let min = (xv * vm - xm * vv) / determinant;
+    (scale > 0.0 && min > 0.0 && scale.is_finite() && min.is_finite()).then_some(Line { scale, min })
+}
+
+impl Scales {
+    /// Those of block `b`: `d`, and of each group the integer and the scale.
     #[inline(always)]
-    pub fn round<const LEN: usize>(&self, codes: Integers, target: &Target<LEN>, q: &mut [i8; LEN]) {
-        let len = const { LEN / GROUPS };
-        for (g, q) in q.chunks_exact_mut(len).enumerate() {
-            codes.round(target.group(g, len), self.lines[g].scale, self.lines[g].min, q);
-        }
+    pub fn of<const GROUPS: usize>(&self, b: usize) -> (f16, [i8; GROUPS], [f32; GROUPS]) {
+        let first = b * GROUPS;
+        (self.d[first], from_fn(|g| self.s[first + g]), from_fn(|g| self.scale[first + g]))
+    }
+
+    /// The integers of block `b`.
+    #[inline(always)]
+    pub fn round<const GROUPS: usize>(&self, codes: Integers, batch: &Batch, b: usize) -> [i8; 256] {
+        let line = |g: usize| Line { scale: self.scale[g], min: 0.0 };
+        round::<GROUPS>(codes, batch, b, line)
     }
 }
 
-/// The sums of least squares for `x = d * v - dmin * m`, with `v = s * q`.
-#[derive(Default)]
-struct Sums {
-    vv: f32,
-    vm: f32,
-    mm: f32,
-    xv: f32,
-    xm: f32,
+impl LineScales {
+    /// Those of block `b`: `d` and `dmin`, and of each group the integers.
+    #[inline(always)]
+    pub fn of<const GROUPS: usize>(&self, b: usize) -> ([f16; 2], [u8; GROUPS], [u8; GROUPS]) {
+        let first = b * GROUPS;
+        ([self.d[first], self.dmin[first]], from_fn(|g| self.s[first + g]), from_fn(|g| self.m[first + g]))
+    }
+
+    /// The integers of block `b`.
+    #[inline(always)]
+    pub fn round<const GROUPS: usize>(&self, codes: Integers, batch: &Batch, b: usize) -> [u8; 256] {
+        let line = |g: usize| Line { scale: self.lines.scale[g], min: self.lines.min[g] };
+        round::<GROUPS>(codes, batch, b, line).map(|q| q as u8)
+    }
 }
 
-impl Sums {
-    #[inline(always)]
-    fn add<I: Isa>(&mut self, isa: I, codes: Integers, group: Group<'_>, line: Line<f32>, [s, m]: [f32; 2]) {
-        let inverse = if line.scale == 0.0 { 0.0 } else { 1.0 / line.scale };
-        let (x, w) = group.load(isa);
-        let q = codes.nearest(isa, isa.mul(isa.add(x, isa.splat(line.min)), isa.splat(inverse)));
-        let v = isa.mul(q, isa.splat(s));
-        let wv = isa.mul(w, v);
-        self.vv += isa.sum(isa.mul(v, wv));
-        self.vm += isa.sum(wv) * m;
-        self.mm += isa.sum(w) * m * m;
-        self.xv += isa.sum(isa.mul(x, wv));
-        self.xm += isa.sum(isa.mul(x, w)) * m;
+/// The integers of block `b`, whose groups have these lines.
+#[inline(always)]
+fn round<const GROUPS: usize>(
+    codes: Integers,
+    batch: &Batch,
+    b: usize,
+    line: impl Fn(usize) -> Line<f32>,
+) -> [i8; 256] {
+    let mut q = [0; 256];
+    for (g, q) in (b * GROUPS..).zip(q.chunks_exact_mut(const { 256 / GROUPS })) {
+        codes.round(batch.group(g), line(g), q);
     }
-
-    /// `[vv, -vm; -vm, mm] [d, dmin] = [xv, -xm]`; `None` where the block does not say both, or they would
-    /// have another sign than the groups chose them for.
-    fn solve(&self) -> Option<Line<f32>> {
-        if self.mm == 0.0 {
-            let scale = self.xv / self.vv;
-            return (scale > 0.0 && scale.is_finite()).then_some(Line { scale, min: 0.0 });
-        }
-        let determinant = self.vv * self.mm - self.vm * self.vm;
-        if determinant <= SINGULAR * self.vv * self.mm {
-            return None;
-        }
-        let scale = (self.xv * self.mm - self.xm * self.vm) / determinant;
-        let min = (self.xv * self.vm - self.xm * self.vv) / determinant;
-        (scale > 0.0 && min > 0.0 && scale.is_finite() && min.is_finite()).then_some(Line { scale, min })
-    }
+    q
 }
