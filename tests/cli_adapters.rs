@@ -99,6 +99,47 @@ fn an_adapter_on_the_command_line_is_at_work() {
     success(&["bench", &model, "--adapter", &trained, "--prompt", "4", "--generate", "2", "--repeat", "1"]);
 }
 
+/// What a conversation answers, whose model gains and loses adapters on the way.
+#[test]
+fn adapters_are_changed_in_a_conversation() {
+    let (model, trained) = (fixture("llama-micro"), fixture("llama-micro/lora/trained"));
+    let args = ["chat", &model, "--plain", "-n", "8", "-t", "0", "--dtype", "f32"];
+    let answer = |adapters: &[&str]| {
+        let mut args =
+            vec!["generate", &model, "-p", "hello", "-n", "8", "-t", "0", "--dtype", "f32", "--json"];
+        args.extend(adapters.iter().flat_map(|adapter| ["--adapter", adapter]));
+        json(&args)["text"].as_str().unwrap().to_owned()
+    };
+    let (bare, full, half) = (answer(&[]), answer(&[&trained]), answer(&[&format!("{trained}:0.5")]));
+    assert!(bare != full && full != half && bare != half, "{bare} {full} {half}");
+    let lines = [
+        "hello".to_owned(),
+        "/adapter".to_owned(),
+        format!("/adapter {trained}"),
+        "/clear\nhello".to_owned(),
+        "/adapter no/such/adapter".to_owned(),
+        format!("/adapter {trained}:0.5"),
+        "/clear\nhello".to_owned(),
+        "/adapter off".to_owned(),
+        "/clear\nhello\n".to_owned(),
+    ];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wootz"))
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.join("\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let notes = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, format!("{bare}\n{full}\n{half}\n{bare}\n"), "{notes}");
+    assert!(notes.contains("no adapter at no/such/adapter"), "{notes}");
+    assert_eq!(notes.matches("no adapter is on").count(), 2, "{notes}");
+    assert_eq!(notes.matches("on: ").count(), 2, "{notes}");
+}
+
 /// A run's newest checkpoint has its adapter in a folder of its own.
 #[test]
 fn a_run_stands_for_its_newest_adapter() {

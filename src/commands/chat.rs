@@ -7,12 +7,13 @@
 use std::fs;
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Map, Value, json};
+use wootz_model::Model;
+use wootz_model::adapter::Base;
 use wootz_model::generate::{
     Engine, EngineOptions, Event, Finish, FinishReason, Request, SamplerOptions, SequenceId, Session,
 };
@@ -20,7 +21,7 @@ use wootz_model::load;
 use wootz_text::{Special, Tokenizer};
 
 use super::answer::{Answer, note, rate, show};
-use super::flags::{Count, RunningArgs, SamplingArgs, count_or_all};
+use super::flags::{Count, RunningArgs, SamplingArgs, count_or_all, read_adapter, with_strength};
 use crate::interrupt::Listener;
 use crate::model_arg;
 
@@ -62,6 +63,9 @@ const HELP: &str = "\
 /clear         forget the conversation (the system prompt stays)
 /system TEXT   tell the model something before the conversation; without TEXT: nothing more
 /retry         answer the last message again
+/adapter       which adapters the model has on
+/adapter A[:S] put an adapter on, or give one another strength; the model stays loaded
+/adapter off   take all adapters off
 /save FILE     write the conversation as JSON
 /load FILE     go on with a saved one
 /quit          leave, as does Ctrl-D
@@ -118,7 +122,11 @@ fn render(args: &ChatArgs, input: &Path) -> Result<String> {
 struct Chat {
     args: ChatArgs,
     tokenizer: Tokenizer,
-    engine: Engine,
+    engine: Engine<Box<Model>>,
+    /// What each of the model's adapters was called.
+    adapters: Vec<String>,
+    /// Whether one of them has replaced parameters, which stay replaced.
+    replaced: bool,
     sampler: SamplerOptions,
     /// `{"role": ..., "content": ...}`, as templates take them.
     messages: Vec<Value>,
@@ -139,7 +147,7 @@ enum Next {
 
 impl Chat {
     fn new(args: ChatArgs, path: &Path, tokenizer: Tokenizer) -> Result<Chat> {
-        let model = args.running.load(path)?;
+        let model = Box::new(args.running.load_base(path)?);
         let options = EngineOptions {
             max_batch: 1,
             chunk: 512,
@@ -148,10 +156,22 @@ impl Chat {
         };
         let sampler = args.sampling.options();
         sampler.check(model.config().vocab_size)?;
-        let engine = Engine::new(Arc::clone(&model), options);
-        let messages = args.system.iter().map(|text| message("system", text)).collect();
-        let (text, session) = (Vec::new(), None);
-        Ok(Chat { args, tokenizer, engine, sampler, messages, text, session, answers: 0 })
+        let mut chat = Chat {
+            tokenizer,
+            engine: Engine::new(model, options),
+            adapters: Vec::new(),
+            replaced: false,
+            sampler,
+            messages: args.system.iter().map(|text| message("system", text)).collect(),
+            text: Vec::new(),
+            session: None,
+            answers: 0,
+            args,
+        };
+        for name in chat.args.running.adapters.names().to_vec() {
+            chat.put_on(&name).with_context(|| format!("--adapter {name}"))?;
+        }
+        Ok(chat)
     }
 
     fn converse(&mut self) -> Result<()> {
@@ -214,6 +234,17 @@ impl Chat {
                 }
                 return Ok(Next::Answer);
             }
+            "adapter" => {
+                match rest {
+                    "" => {}
+                    "off" => self.take_off(),
+                    name => self.put_on_or_change(name)?,
+                }
+                note(&match self.adapters.as_slice() {
+                    [] => "no adapter is on".to_owned(),
+                    names => format!("on: {}", names.join(", ")),
+                });
+            }
             "save" | "load" if self.args.plain => {
                 bail!("/{name} needs a conversation of messages, not --plain")
             }
@@ -234,6 +265,44 @@ impl Chat {
             ),
         }
         Ok(Next::Read)
+    }
+
+    /// Puts an adapter on.
+    fn put_on(&mut self, name: &str) -> Result<()> {
+        let model = self.engine.model_mut();
+        let base = Base { architecture: model.architecture(), config: model.config() };
+        let adapter = read_adapter(name, &base, model.pool())?;
+        let replaces = !adapter.saved.is_empty();
+        model.put_on(adapter)?;
+        self.replaced |= replaces;
+        self.adapters.push(name.to_owned());
+        self.session = None; // its cache is the old model's
+        Ok(())
+    }
+
+    /// Puts an adapter on, or changes the strength of one that is on.
+    fn put_on_or_change(&mut self, name: &str) -> Result<()> {
+        let (path, strength) = with_strength(name);
+        let Some(known) = self.adapters.iter().position(|known| with_strength(known).0 == path) else {
+            return self.put_on(name);
+        };
+        let model = self.engine.model_mut();
+        model.adapters_mut()[known].strength = strength;
+        model.measure_adapters();
+        name.clone_into(&mut self.adapters[known]);
+        self.session = None;
+        Ok(())
+    }
+
+    fn take_off(&mut self) {
+        self.engine.model_mut().adapters_mut().clear();
+        self.adapters.clear();
+        self.session = None;
+        if self.replaced {
+            note(
+                "parameters that an adapter had replaced (modules_to_save) stay as they are; start anew without it",
+            );
+        }
     }
 
     /// Adds what the user said.

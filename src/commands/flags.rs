@@ -91,12 +91,12 @@ impl AdapterArgs {
     /// # Errors
     /// There is no such adapter, or it is damaged, or another base's.
     pub fn read(&self, base: &Base, pool: &Pool) -> Result<Vec<Adapter>> {
-        let read = |name: &String| -> Result<Adapter> {
-            let (name, strength) = with_strength(name);
-            let path = model_arg::resolve_adapter(name)?;
-            Ok(Adapter { strength, ..adapter::read(&path, base, pool)? })
-        };
-        self.names.iter().map(read).collect()
+        self.names.iter().map(|name| read_adapter(name, base, pool)).collect()
+    }
+
+    /// As they were given: `A` or `A:S`.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// Reads them, and puts them on the model.
@@ -113,8 +113,18 @@ impl AdapterArgs {
     }
 }
 
+/// Reads an adapter for this base, from `A` or `A:S`.
+///
+/// # Errors
+/// As [`AdapterArgs::read`].
+pub fn read_adapter(name: &str, base: &Base, pool: &Pool) -> Result<Adapter> {
+    let (name, strength) = with_strength(name);
+    let path = model_arg::resolve_adapter(name)?;
+    Ok(Adapter { strength, ..adapter::read(&path, base, pool)? })
+}
+
 /// `A:S`, where S is a number and there is no file of the whole name.
-fn with_strength(name: &str) -> (&str, f32) {
+pub fn with_strength(name: &str) -> (&str, f32) {
     let strength = |text: &str| text.parse::<f32>().ok().filter(|strength| strength.is_finite());
     match name.rsplit_once(':').and_then(|(path, text)| Some((path, strength(text)?))) {
         Some((path, strength)) if !path.is_empty() && !Path::new(name).exists() => (path, strength),
@@ -152,11 +162,16 @@ pub struct RunningArgs {
 impl RunningArgs {
     /// Loads the model, and puts its adapters on.
     pub fn load(&self, path: &Path) -> Result<Arc<Model>> {
-        let precision = self.dtype.precision();
-        let threads = self.threads.map_or_else(pool::default_threads, |n| n as usize);
-        let mut model = load(path, &LoadOptions { precision, threads }, self.quantize)?;
+        let mut model = self.load_base(path)?;
         self.adapters.put_on(&mut model)?;
         Ok(Arc::new(model))
+    }
+
+    /// Loads the model as it is without adapters.
+    pub fn load_base(&self, path: &Path) -> Result<Model> {
+        let precision = self.dtype.precision();
+        let threads = self.threads.map_or_else(pool::default_threads, |n| n as usize);
+        load(path, &LoadOptions { precision, threads }, self.quantize)
     }
 
     /// The context of a run whose longest sequence takes `needed` tokens, as far as that is known.

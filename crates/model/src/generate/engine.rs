@@ -293,6 +293,12 @@ impl<M: Deref<Target = Model>> Engine<M> {
         &self.model
     }
 
+    /// The model, to be changed. What a cache holds is the old one's: sequences that are running would mix the two, and so
+    /// would sessions that are given again.
+    pub fn model_mut(&mut self) -> &mut M {
+        &mut self.model
+    }
+
     /// What has been done so far.
     pub fn stats(&self) -> Stats {
         self.stats
