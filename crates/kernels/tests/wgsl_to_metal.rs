@@ -3,7 +3,7 @@
 use naga::back::{msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
-use wootz_kernels::device::{Access, KERNELS, Kernel};
+use wootz_kernels::device::{Access, Kernel, kernels};
 
 /// What a kernel may ask of a device: WebGPU's portable limits.
 const MAX_BUFFERS: usize = 8;
@@ -11,7 +11,7 @@ const MAX_WORKGROUP_BYTES: u32 = 32 * 1024;
 const MAX_THREADS: u32 = 256;
 
 fn wgsl_kernels() -> impl Iterator<Item = (&'static Kernel, &'static str)> {
-    KERNELS.iter().filter_map(|kernel| Some((*kernel, kernel.wgsl?)))
+    kernels().filter_map(|kernel| Some((kernel, kernel.wgsl?)))
 }
 
 /// The module, validated with no more than immediates allowed: no subgroup operation, no 64-bit or 16-bit

@@ -5,7 +5,7 @@
 //! feature `cuda`) its `.cu`. [`launch`] turns an op's buffers and shape into launches of its kernels, for
 //! either driver.
 //!
-//! A new op adds its kernels to [`KERNELS`]; nothing else here changes. The tests `gpu_conformance`,
+//! A new op adds its kernels to the list of [`kernels`]; nothing else here changes. The tests `gpu_conformance`,
 //! `wgsl_to_metal` and `cuda_compiles` walk that list.
 
 #[cfg(feature = "cuda")]
@@ -19,12 +19,10 @@ pub mod wgpu;
 
 pub use gpu::{Access, Binding, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, ScalarKind};
 
-/// Every GPU kernel. Tests walk this list: a kernel that is not in it is not tested.
-pub static KERNELS: &[&Kernel] = &[
-    &launch::rmsnorm::FORWARD,
-    &launch::rmsnorm::BACKWARD,
-    &launch::rmsnorm::BACKWARD_WEIGHT,
-    &launch::matmul::MATMUL,
-    &launch::matmul::BACKWARD_BIAS,
-    &launch::matmul::MATMUL_BF16,
-];
+/// The kernels of each op.
+static OPS: &[&[&Kernel]] = &[launch::rmsnorm::KERNELS, launch::matmul::KERNELS];
+
+/// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.
+pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    OPS.iter().copied().flatten().copied()
+}

@@ -9,6 +9,9 @@ const CUDA: Option<&str> = Some(include_str!("../../ops/matmul.cu"));
 /// Rows and columns of the outputs that a workgroup makes.
 const TILE: usize = 64;
 
+/// The kernels.
+pub static KERNELS: &[&Kernel] = &[&MATMUL, &BACKWARD_BIAS, &MATMUL_BF16];
+
 /// All three products of a linear layer, told apart by strides.
 pub static MATMUL: Kernel = Kernel {
     name: "matmul",

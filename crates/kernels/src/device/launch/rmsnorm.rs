@@ -7,6 +7,9 @@ const WGSL: Option<&str> = Some(include_str!("../../ops/rmsnorm.wgsl"));
 const CUDA: Option<&str> = Some(include_str!("../../ops/rmsnorm.cu"));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32];
 
+/// The kernels.
+pub static KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &BACKWARD_WEIGHT];
+
 /// y from x.
 pub static FORWARD: Kernel = Kernel {
     name: "rmsnorm_forward",

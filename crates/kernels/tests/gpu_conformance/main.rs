@@ -1,0 +1,67 @@
+//! Every GPU kernel, on whatever device there is, against plain loops in f64; and those loops' gradients
+//! against finite differences.
+//!
+//! The cases are generic over the driver. `WOOTZ_REQUIRE=vulkan` (or `cuda`) turns a missing device into a
+//! failure.
+
+#![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, unused_imports))]
+
+mod contract;
+mod matmul;
+mod numbers;
+mod rmsnorm;
+
+use wootz_kernels::device::{Error, Gpu, kernels};
+
+#[test]
+fn every_kernel_on_vulkan_or_metal() {
+    #[cfg(feature = "wgpu")]
+    match wootz_kernels::device::wgpu::Wgpu::open(None) {
+        Ok(gpu) => {
+            every_kernel(&gpu);
+            contract::a_buffer_beyond_the_limit_is_an_error(&gpu);
+        }
+        Err(error) => skip("vulkan", &format!("no Vulkan adapter: {error}")),
+    }
+    #[cfg(not(feature = "wgpu"))]
+    skip("vulkan", "built without the feature wgpu");
+}
+
+#[test]
+fn every_kernel_on_cuda() {
+    #[cfg(feature = "cuda")]
+    match wootz_kernels::device::cuda::Cuda::open(0) {
+        Ok(gpu) => every_kernel(&gpu),
+        Err(error) => skip("cuda", &error.to_string()),
+    }
+    #[cfg(not(feature = "cuda"))]
+    skip("cuda", "built without the feature cuda");
+}
+
+/// Prints that a test did not run, or fails where `WOOTZ_REQUIRE` names what is missing.
+fn skip(what: &str, why: &str) {
+    let required = std::env::var("WOOTZ_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name.trim() == what), "{what} is required: {why}");
+    println!("skipped: {why}");
+}
+
+fn every_kernel<G: Gpu>(gpu: &G) {
+    let info = gpu.info();
+    println!("adapter: {} ({}, {})", info.name, info.api, info.driver);
+    for kernel in kernels() {
+        if (info.api == "CUDA" && kernel.cuda.is_none()) || (info.api != "CUDA" && kernel.wgsl.is_none()) {
+            let refused = gpu.compile(kernel);
+            assert!(matches!(refused, Err(Error::Unsupported { .. })), "{}: {refused:?}", kernel.name);
+            println!("{}: not written for {}", kernel.name, info.api);
+            continue;
+        }
+        gpu.compile(kernel).unwrap();
+        let cases = matmul::cases(gpu, kernel.name)
+            .or_else(|| rmsnorm::cases(gpu, kernel.name))
+            .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
+        println!("{}: {cases} cases", kernel.name);
+    }
+    contract::row_bits_do_not_depend_on_the_batch(gpu);
+    contract::launches_run_in_order(gpu);
+    contract::wrong_use_is_an_error(gpu);
+}

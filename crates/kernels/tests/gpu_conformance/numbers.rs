@@ -1,0 +1,60 @@
+//! Sizes and numbers of the cases, and how results are compared.
+
+/// Half a unit in the last place of 1.0: the relative error of one f32 operation.
+pub const ULP: f64 = 6.0e-8;
+
+/// Every length to 33, and the neighbours of the tile and workgroup sizes.
+pub fn sizes() -> Vec<usize> {
+    (1..=33).chain([63, 64, 65, 127, 128, 129, 255, 256, 257]).collect()
+}
+
+/// Numbers in [-1, 1), the same in each run (SplitMix64).
+pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ count as u64;
+    let next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// A value and how far from it a correct f32 kernel may end.
+#[derive(Clone, Copy)]
+pub struct Near(pub f64, pub f64);
+
+pub fn check(what: &str, found: &[f32], expected: &[Near]) {
+    assert!(found.len() >= expected.len(), "{what}: {} values, expected {}", found.len(), expected.len());
+    for (i, (&found, &Near(value, tolerance))) in found.iter().zip(expected).enumerate() {
+        let difference = (f64::from(found) - value).abs();
+        // Written so that NaN fails.
+        assert!(
+            difference <= tolerance + 1e-30,
+            "{what}: [{i}] is {found}, expected {value} within {tolerance:e}"
+        );
+    }
+}
+
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// That `gradient` is the slope of `loss` at `at`, by central differences.
+pub fn check_differences(what: &str, at: &[f64], gradient: &[Near], loss: impl Fn(&[f64]) -> f64) {
+    assert_eq!(at.len(), gradient.len());
+    let step = 1e-5;
+    for (i, Near(slope, _)) in gradient.iter().enumerate() {
+        let mut moved = at.to_vec();
+        moved[i] = at[i] + step;
+        let above = loss(&moved);
+        moved[i] = at[i] - step;
+        let difference = (above - loss(&moved)) / (2.0 * step);
+        assert!((difference - slope).abs() < 1e-8, "{what}[{i}]: {slope}, by differences {difference}");
+    }
+}
