@@ -226,6 +226,16 @@ impl Matrix {
         self.rows.div_ceil(LANES)
     }
 
+    /// The bytes of some panels.
+    pub(crate) fn panel_range(&self, panels: std::ops::Range<usize>) -> &[u8] {
+        &self.data[panels.start * self.panel_bytes..panels.end * self.panel_bytes]
+    }
+
+    /// Bytes of a panel.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.panel_bytes
+    }
+
     /// The bytes of panel `index`.
     pub(crate) fn panel(&self, index: usize) -> &[u8] {
         &self.data[index * self.panel_bytes..(index + 1) * self.panel_bytes]

@@ -121,7 +121,7 @@ impl Cuda {
         let function = self
             .context
             .load_module(module)
-            .and_then(|module| module.load_function(kernel.name))
+            .and_then(|module| module.load_function(kernel.entry))
             .map_err(|e| self.error(&format!("load kernel {}", kernel.name), 0, e))?;
         lock(&self.kernels).insert(kernel.name, function.clone());
         Ok(function)

@@ -83,14 +83,16 @@ pub struct Info {
 
 /// A kernel: the same computation in each language, and how it is called.
 ///
-/// Both sources have an entry point of this `name`. In WGSL the buffers are `@group(0) @binding(index)` and
+/// Both sources have an entry point `entry`. In WGSL the buffers are `@group(0) @binding(index)` and
 /// the scalars one struct in `var<immediate>`; in CUDA the parameters are the buffers in the order of
 /// `buffers`, then a struct of the scalars, by value. Both structs hold 32-bit members only, so the bytes are
 /// the same.
 #[derive(Debug)]
 pub struct Kernel {
-    /// The entry point, `<op>_<direction>`; unique among all kernels.
+    /// `<op>_<direction>`, and the type where there are several; unique among all kernels.
     pub name: &'static str,
+    /// The entry point of the sources. Kernels for several types share one text, each with another piece before it.
+    pub entry: &'static str,
     /// The text of the `.wgsl` file, if the kernel exists in WGSL.
     pub wgsl: Option<&'static str>,
     /// The text of the `.cu` file, if the kernel exists in CUDA.

@@ -225,7 +225,7 @@ impl Wgpu {
                 label: Some(kernel.name),
                 layout: Some(&all),
                 module: &module,
-                entry_point: Some(kernel.name),
+                entry_point: Some(kernel.entry),
                 // The kernels write workgroup memory before they read it.
                 compilation_options: api::PipelineCompilationOptions {
                     zero_initialize_workgroup_memory: false,

@@ -56,6 +56,7 @@ pub fn launches_run_in_order<G: Gpu>(gpu: &G) {
 /// The second line of each source does not compile.
 static BROKEN: Kernel = Kernel {
     name: "broken",
+    entry: "broken",
     wgsl: Some("@compute @workgroup_size(1) fn broken() {\n  nonsense();\n}\n"),
     cuda: Some("extern \"C\" __global__ void broken() {\n  nonsense();\n}\n"),
     workgroup: [1, 1, 1],
@@ -66,6 +67,7 @@ static BROKEN: Kernel = Kernel {
 /// Has another name than its entry point.
 static MISNAMED: Kernel = Kernel {
     name: "misnamed",
+    entry: "misnamed",
     wgsl: Some(
         "@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n@compute @workgroup_size(1) fn other() { x[0] = 1.0; }\n",
     ),

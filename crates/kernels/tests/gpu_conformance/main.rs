@@ -9,6 +9,7 @@
 mod contract;
 mod matmul;
 mod numbers;
+mod packed;
 mod rmsnorm;
 
 use wootz_kernels::device::{Error, Gpu, kernels};
@@ -58,6 +59,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
         gpu.compile(kernel).unwrap();
         let cases = matmul::cases(gpu, kernel.name)
             .or_else(|| rmsnorm::cases(gpu, kernel.name))
+            .or_else(|| packed::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

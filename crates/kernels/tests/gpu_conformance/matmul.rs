@@ -15,36 +15,6 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
     })
 }
 
-/// `out[i,j] = sum over p of a(i,p) b(j,p)`, with the bound of a sum in any order of f32 operations.
-fn product(
-    (rows, cols, depth): (usize, usize, usize),
-    a: impl Fn(usize, usize) -> f64,
-    b: impl Fn(usize, usize) -> f64,
-) -> Vec<Near> {
-    let mut out = Vec::with_capacity(rows * cols);
-    for i in 0..rows {
-        for j in 0..cols {
-            let (mut sum, mut size) = (0.0, 0.0);
-            for p in 0..depth {
-                let term = a(i, p) * b(j, p);
-                sum += term;
-                size += term.abs();
-            }
-            out.push(Near(sum, size * ULP * (depth + 4) as f64));
-        }
-    }
-    out
-}
-
-/// `start[j]` or `start[i,j]` added: a bias, or what a gradient held before.
-fn plus(mut sums: Vec<Near>, start: &[f32]) -> Vec<Near> {
-    for (near, &start) in sums.iter_mut().zip(start.iter().cycle()) {
-        near.1 += (near.0.abs() + f64::from(start.abs())) * ULP * 2.0;
-        near.0 += f64::from(start);
-    }
-    sums
-}
-
 fn matmul_shapes() -> Vec<MatMul> {
     let mut all = Vec::new();
     for size in sizes() {

@@ -58,3 +58,33 @@ pub fn check_differences(what: &str, at: &[f64], gradient: &[Near], loss: impl F
         assert!((difference - slope).abs() < 1e-8, "{what}[{i}]: {slope}, by differences {difference}");
     }
 }
+
+/// `out[i,j] = sum over p of a(i,p) b(j,p)`, with the bound of a sum in any order of f32 operations.
+pub fn product(
+    (rows, cols, depth): (usize, usize, usize),
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+) -> Vec<Near> {
+    let mut out = Vec::with_capacity(rows * cols);
+    for i in 0..rows {
+        for j in 0..cols {
+            let (mut sum, mut size) = (0.0, 0.0);
+            for p in 0..depth {
+                let term = a(i, p) * b(j, p);
+                sum += term;
+                size += term.abs();
+            }
+            out.push(Near(sum, size * ULP * (depth + 4) as f64));
+        }
+    }
+    out
+}
+
+/// `start[j]` or `start[i,j]` added: a bias, or what a gradient held before.
+pub fn plus(mut sums: Vec<Near>, start: &[f32]) -> Vec<Near> {
+    for (near, &start) in sums.iter_mut().zip(start.iter().cycle()) {
+        near.1 += (near.0.abs() + f64::from(start.abs())) * ULP * 2.0;
+        near.0 += f64::from(start);
+    }
+    sums
+}

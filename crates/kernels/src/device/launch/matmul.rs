@@ -15,6 +15,7 @@ pub static KERNELS: &[&Kernel] = &[&MATMUL, &BACKWARD_BIAS, &MATMUL_BF16];
 /// All three products of a linear layer, told apart by strides.
 pub static MATMUL: Kernel = Kernel {
     name: "matmul",
+    entry: "matmul",
     wgsl: WGSL,
     cuda: CUDA,
     workgroup: [16, 16, 1],
@@ -25,6 +26,7 @@ pub static MATMUL: Kernel = Kernel {
 /// dbias from dy.
 pub static BACKWARD_BIAS: Kernel = Kernel {
     name: "matmul_backward_bias",
+    entry: "matmul_backward_bias",
     wgsl: WGSL,
     cuda: CUDA,
     workgroup: [32, 8, 1],
@@ -35,6 +37,7 @@ pub static BACKWARD_BIAS: Kernel = Kernel {
 /// The forward product in bf16 on tensor cores; CUDA only: WGSL has neither the type nor the instruction.
 pub static MATMUL_BF16: Kernel = Kernel {
     name: "matmul_bf16",
+    entry: "matmul_bf16",
     wgsl: None,
     cuda: CUDA,
     workgroup: [128, 1, 1],

@@ -4,6 +4,7 @@
 //! rests the safety of [`Gpu::launch`].
 
 pub mod matmul;
+pub mod packed;
 pub mod rmsnorm;
 
 use super::gpu::{DeviceBuffer, Error, Gpu, Result};

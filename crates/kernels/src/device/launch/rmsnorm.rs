@@ -13,6 +13,7 @@ pub static KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &BACKWARD_WEIGHT];
 /// y from x.
 pub static FORWARD: Kernel = Kernel {
     name: "rmsnorm_forward",
+    entry: "rmsnorm_forward",
     wgsl: WGSL,
     cuda: CUDA,
     workgroup: [256, 1, 1],
@@ -23,6 +24,7 @@ pub static FORWARD: Kernel = Kernel {
 /// dx from dy, and 1 / rms of each row.
 pub static BACKWARD: Kernel = Kernel {
     name: "rmsnorm_backward",
+    entry: "rmsnorm_backward",
     wgsl: WGSL,
     cuda: CUDA,
     workgroup: [256, 1, 1],
@@ -33,6 +35,7 @@ pub static BACKWARD: Kernel = Kernel {
 /// dweight from dy and 1 / rms of each row.
 pub static BACKWARD_WEIGHT: Kernel = Kernel {
     name: "rmsnorm_backward_weight",
+    entry: "rmsnorm_backward_weight",
     wgsl: WGSL,
     cuda: CUDA,
     workgroup: [32, 8, 1],

@@ -1,0 +1,179 @@
+//! The products with packed weights, of every layout.
+
+use wootz_kernels::device::Gpu;
+use wootz_kernels::device::launch::{from_f32, packed::PackedMatrix, to_f32};
+use wootz_kernels::{DType, Matrix, Pool, Precision, panels, quant};
+
+use crate::numbers::*;
+
+/// The layouts, and a type that has each.
+const LAYOUTS: [(&str, DType); 12] = [
+    ("f32", DType::F32),
+    ("f16", DType::F16),
+    ("bf16", DType::BF16),
+    ("q8_0", DType::Q8_0),
+    ("q4_0", DType::Q4_0),
+    ("q4_k", DType::Q4_K),
+    ("q5_k", DType::Q5_K),
+    ("q6_k", DType::Q6_K),
+    ("group_32", DType::IQ4_NL),
+    ("group_32_min", DType::Q5_1),
+    ("group_16", DType::Q3_K),
+    ("group_16_min", DType::Q2_K),
+];
+
+/// Tries the kernel of this name; `None` if it is none of this op's.
+pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
+    if kernel == "packed_weight" {
+        return Some(weight_gradients(gpu));
+    }
+    let of = |prefix: &str| {
+        let name = kernel.strip_prefix(prefix)?;
+        LAYOUTS.iter().find(|(layout, _)| *layout == name).map(|(_, dtype)| *dtype)
+    };
+    if let Some(dtype) = of("packed_matvec_") {
+        return Some(forward(gpu, dtype, &[1, 2, 7, 8, 9, 16]));
+    }
+    if let Some(dtype) = of("packed_backward_") {
+        return Some(input_gradients(gpu, dtype));
+    }
+    let dtype = of("packed_matmul_")?;
+    row_bits_do_not_depend_on_other_rows(gpu, dtype);
+    Some(forward(gpu, dtype, &[17, 64, 65, 130]))
+}
+
+/// A matrix of random values of this type, and what they are.
+fn matrix(dtype: DType, [n, k]: [usize; 2], seed: u64) -> (Matrix, Vec<f64>) {
+    let values = numbers(n * k, seed);
+    let mut bytes = vec![0; dtype.bytes(&[n * k]).unwrap()];
+    quant::encode(dtype, &values, &mut bytes).unwrap();
+    let mut exact = vec![0.0; n * k];
+    quant::decode(dtype, &bytes, &mut exact).unwrap();
+    let row_bytes = bytes.len() / n;
+    let row = |i: usize| &bytes[i * row_bytes..(i + 1) * row_bytes];
+    (Matrix::pack(&Pool::new(1), dtype, [n, k], Precision::F32, row), wide(&exact))
+}
+
+/// Channels and values of k: around the borders of panels, tiles, steps and stretches.
+fn shapes(dtype: DType) -> Vec<[usize; 2]> {
+    let ks: &[usize] = match dtype.block_len() {
+        1 => &[1, 2, 3, 4, 5, 31, 33, 64, 127, 128, 129, 300, 1100],
+        32 => &[32, 64, 96, 128, 160, 1120],
+        _ => &[256, 512, 1280],
+    };
+    let mut all: Vec<[usize; 2]> = ks.iter().map(|&k| [35, k]).collect();
+    all.extend([1, 5, 31, 32, 33, 63, 64, 65, 97, 130].map(|n| [n, ks[ks.len() / 2]]));
+    all
+}
+
+/// Tolerances of sums are those of [`product`], where a weight too may have been rounded twice.
+fn loosened(sums: Vec<Near>) -> Vec<Near> {
+    sums.into_iter().map(|Near(value, tolerance)| Near(value, 1.5 * tolerance)).collect()
+}
+
+fn forward<G: Gpu>(gpu: &G, dtype: DType, all_rows: &[usize]) -> usize {
+    let mut cases = 0;
+    for (i, [n, k]) in shapes(dtype).into_iter().enumerate() {
+        let (matrix, w) = matrix(dtype, [n, k], 1);
+        let whole = PackedMatrix::upload(gpu, &matrix).unwrap();
+        // Cut into buffers of at most two panels.
+        let parts = PackedMatrix::upload_in_parts(gpu, &matrix, 2 * matrix.bytes() / n.div_ceil(32)).unwrap();
+        assert_eq!((whole.bytes(), parts.bytes()), (matrix.bytes(), matrix.bytes()));
+        assert_eq!(whole.download(gpu).unwrap(), parts.download(gpu).unwrap());
+        for &m in all_rows {
+            let (x, bias) = (numbers(m * k, 2), numbers(n, 3));
+            let (x_, bias_) = (from_f32(gpu, &x).unwrap(), from_f32(gpu, &bias).unwrap());
+            let x = wide(&x);
+            let mut expected = loosened(product((m, n, k), |i, p| x[i * k + p], |j, p| w[j * k + p]));
+            let with_bias = (i + m) % 2 == 0;
+            if with_bias {
+                expected = plus(expected, &bias);
+            }
+            let found = [&whole, &parts].map(|w| {
+                let y = from_f32(gpu, &numbers(m * n, 4)).unwrap();
+                w.forward(gpu, m, &x_, with_bias.then_some(&bias_), &y).unwrap();
+                to_f32(gpu, &y).unwrap()
+            });
+            check(&format!("{dtype} y {m} x {n} x {k}"), &found[0], &expected);
+            assert!(found[0] == found[1], "{dtype} {m} x {n} x {k}: in parts it is another result");
+            cases += 1;
+        }
+    }
+    cases
+}
+
+fn row_bits_do_not_depend_on_other_rows<G: Gpu>(gpu: &G, dtype: DType) {
+    let [m, n, k] = [70, 70, 1280];
+    let (matrix, _) = matrix(dtype, [n, k], 1);
+    let w = PackedMatrix::upload(gpu, &matrix).unwrap();
+    let x = numbers(m * k, 2);
+    let run = |x: &[f32]| {
+        let y = gpu.alloc(4 * x.len() / k * n).unwrap();
+        w.forward(gpu, x.len() / k, &from_f32(gpu, x).unwrap(), None, &y).unwrap();
+        to_f32(gpu, &y).unwrap().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    let all = run(&x);
+    for (first, count) in [(0, 1), (5, 3), (63, 7), (50, 20), (69, 1)] {
+        let some = run(&x[first * k..(first + count) * k]);
+        assert!(some == all[first * n..(first + count) * n], "{dtype}: {count} rows from {first}");
+    }
+}
+
+fn input_gradients<G: Gpu>(gpu: &G, dtype: DType) -> usize {
+    let mut cases = 0;
+    for [n, k] in shapes(dtype) {
+        let (matrix, w) = matrix(dtype, [n, k], 1);
+        let whole = PackedMatrix::upload(gpu, &matrix).unwrap();
+        let parts = PackedMatrix::upload_in_parts(gpu, &matrix, 2 * matrix.bytes() / n.div_ceil(32)).unwrap();
+        for (m, add) in [(1, false), (3, true), (64, false), (65, true)] {
+            let (dy, before) = (numbers(m * n, 2), numbers(m * k, 3));
+            let dy_ = from_f32(gpu, &dy).unwrap();
+            let dy = wide(&dy);
+            let mut expected = loosened(product((m, k, n), |i, p| dy[i * n + p], |j, p| w[p * k + j]));
+            if add {
+                expected = plus(expected, &before);
+            }
+            for w in [&whole, &parts] {
+                let dx = from_f32(gpu, &before).unwrap();
+                w.backward_input(gpu, m, &dy_, &dx, add).unwrap();
+                check(&format!("{dtype} dx {m} x {n} x {k}"), &to_f32(gpu, &dx).unwrap(), &expected);
+            }
+            cases += 1;
+        }
+    }
+    cases
+}
+
+fn weight_gradients<G: Gpu>(gpu: &G) -> usize {
+    let mut cases = 0;
+    for [n, k] in shapes(DType::F32) {
+        let (before, before64) = matrix(DType::F32, [n, k], 1);
+        for (m, add) in [(0, true), (1, false), (15, true), (16, false), (17, true), (65, false)] {
+            let (x, dy) = (numbers(m * k, 2), numbers(m * n, 3));
+            let [x_, dy_] = [&x, &dy].map(|v| from_f32(gpu, v).unwrap());
+            let (x, dy) = (wide(&x), wide(&dy));
+            let mut expected = product((n, k, m), |i, p| dy[p * n + i], |j, p| x[p * k + j]);
+            if add {
+                let before: Vec<f32> = before64.iter().map(|&v| v as f32).collect();
+                expected = plus(expected, &before);
+            }
+            for most in [usize::MAX, 64 * 4 * k] {
+                let dw = PackedMatrix::upload_in_parts(gpu, &before, most).unwrap();
+                dw.backward_weight(gpu, m, &x_, &dy_, add).unwrap();
+                let bytes = dw.download(gpu).unwrap();
+                let found: Vec<f32> =
+                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                let rows: Vec<f32> = (0..n * k).map(|i| found[panels::index(k, i / k, i % k)]).collect();
+                check(&format!("dw {m} x {n} x {k}"), &rows, &expected);
+                let filling = (n..n.next_multiple_of(32)).flat_map(|row| (0..k).map(move |col| [row, col]));
+                assert!(filling.into_iter().all(|[row, col]| found[panels::index(k, row, col)] == 0.0));
+            }
+            cases += 1;
+        }
+    }
+    let (quantised, _) = matrix(DType::Q8_0, [32, 32], 1);
+    let quantised = PackedMatrix::upload(gpu, &quantised).unwrap();
+    let x = gpu.alloc(4 * 32).unwrap();
+    assert!(quantised.backward_weight(gpu, 1, &x, &x, false).is_err());
+    cases
+}
