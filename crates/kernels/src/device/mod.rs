@@ -24,6 +24,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::rmsnorm::KERNELS,
     launch::matmul::KERNELS,
     launch::layernorm::KERNELS,
+    launch::residual::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

@@ -10,6 +10,7 @@ mod contract;
 mod layernorm;
 mod matmul;
 mod numbers;
+mod residual;
 mod rmsnorm;
 
 use wootz_kernels::device::{Error, Gpu, kernels};
@@ -60,6 +61,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
         let cases = matmul::cases(gpu, kernel.name)
             .or_else(|| rmsnorm::cases(gpu, kernel.name))
             .or_else(|| layernorm::cases(gpu, kernel.name))
+            .or_else(|| residual::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

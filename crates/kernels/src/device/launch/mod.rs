@@ -5,6 +5,7 @@
 
 pub mod layernorm;
 pub mod matmul;
+pub mod residual;
 pub mod rmsnorm;
 
 use super::gpu::{DeviceBuffer, Error, Gpu, Result};
