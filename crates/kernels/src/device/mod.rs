@@ -25,6 +25,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::matmul::KERNELS,
     launch::layernorm::KERNELS,
     launch::residual::KERNELS,
+    launch::mlp::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

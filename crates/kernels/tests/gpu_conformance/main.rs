@@ -9,6 +9,7 @@
 mod contract;
 mod layernorm;
 mod matmul;
+mod mlp;
 mod numbers;
 mod residual;
 mod rmsnorm;
@@ -62,6 +63,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| rmsnorm::cases(gpu, kernel.name))
             .or_else(|| layernorm::cases(gpu, kernel.name))
             .or_else(|| residual::cases(gpu, kernel.name))
+            .or_else(|| mlp::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

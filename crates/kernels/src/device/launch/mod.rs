@@ -5,6 +5,7 @@
 
 pub mod layernorm;
 pub mod matmul;
+pub mod mlp;
 pub mod residual;
 pub mod rmsnorm;
 
