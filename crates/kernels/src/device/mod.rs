@@ -26,6 +26,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::layernorm::KERNELS,
     launch::residual::KERNELS,
     launch::mlp::KERNELS,
+    launch::rope::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

@@ -13,6 +13,7 @@ mod mlp;
 mod numbers;
 mod residual;
 mod rmsnorm;
+mod rope;
 
 use wootz_kernels::device::{Error, Gpu, kernels};
 
@@ -64,6 +65,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| layernorm::cases(gpu, kernel.name))
             .or_else(|| residual::cases(gpu, kernel.name))
             .or_else(|| mlp::cases(gpu, kernel.name))
+            .or_else(|| rope::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

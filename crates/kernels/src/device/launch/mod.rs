@@ -8,6 +8,7 @@ pub mod matmul;
 pub mod mlp;
 pub mod residual;
 pub mod rmsnorm;
+pub mod rope;
 
 use super::gpu::{DeviceBuffer, Error, Gpu, Result};
 
