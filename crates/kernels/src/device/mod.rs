@@ -27,6 +27,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::residual::KERNELS,
     launch::mlp::KERNELS,
     launch::rope::KERNELS,
+    launch::embedding::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

@@ -7,6 +7,7 @@
 #![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, unused_imports))]
 
 mod contract;
+mod embedding;
 mod layernorm;
 mod matmul;
 mod mlp;
@@ -66,6 +67,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| residual::cases(gpu, kernel.name))
             .or_else(|| mlp::cases(gpu, kernel.name))
             .or_else(|| rope::cases(gpu, kernel.name))
+            .or_else(|| embedding::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }
