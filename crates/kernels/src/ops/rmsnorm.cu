@@ -12,13 +12,21 @@
 // rmsnorm_forward and rmsnorm_backward: a block takes a row. Its 256 threads walk the row 256 columns apart;
 // a warp adds what its threads summed by shuffles, the eight warps meet in shared memory, in one fixed order.
 // rmsnorm_backward_weight: a block takes 32 columns; 8 threads a column walk the rows 8 apart. No atomics:
-// the same bits in each run.
+// the same bits in each run. rmsnorm_small_forward is for short rows, such as the heads of q and k: a block takes 8
+// rows, a warp each.
 //
 // No header is included: NVRTC compiles this file as it stands.
 
 struct Shape {
     unsigned rows, dim;
     float eps, offset;
+};
+
+// Of rmsnorm_backward: a Shape, and what happens to dx.
+struct Gradient {
+    unsigned rows, dim;
+    float eps, offset;
+    unsigned accumulate; // 1: add to dx, 0: assign
 };
 
 constexpr unsigned THREADS = 256;
@@ -62,30 +70,55 @@ rmsnorm_forward(const float* __restrict__ x, const float* __restrict__ weight, f
     }
 }
 
-// dx is assigned. r is written for rmsnorm_backward_weight, which runs next.
 extern "C" __global__ void __launch_bounds__(THREADS)
-rmsnorm_backward(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ dy,
-                 float* __restrict__ dx, float* __restrict__ r_out, Shape shape) {
-    const unsigned row = blockIdx.y * gridDim.x + blockIdx.x;
+rmsnorm_small_forward(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ y,
+                      Shape shape) {
+    const unsigned row = (blockIdx.y * gridDim.x + blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= shape.rows) {
-        return;
+        return; // with its whole warp
     }
     x += (size_t)row * shape.dim;
-    dy += (size_t)row * shape.dim;
-    dx += (size_t)row * shape.dim;
+    y += (size_t)row * shape.dim;
+
+    float squares = 0.0f;
+    for (unsigned c = threadIdx.x % 32; c < shape.dim; c += 32) {
+        squares += x[c] * x[c];
+    }
+    for (unsigned width = 16; width > 0; width /= 2) {
+        squares += __shfl_xor_sync(0xffffffffu, squares, width);
+    }
+    const float r = 1.0f / sqrtf(squares / (float)shape.dim + shape.eps);
+
+    for (unsigned c = threadIdx.x % 32; c < shape.dim; c += 32) {
+        y[c] = x[c] * r * (shape.offset + weight[c]);
+    }
+}
+
+// dx is assigned or added to. r is written for rmsnorm_backward_weight, which runs next.
+extern "C" __global__ void __launch_bounds__(THREADS)
+rmsnorm_backward(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ dy,
+                 float* __restrict__ dx, float* __restrict__ r_out, Gradient gradient) {
+    const unsigned row = blockIdx.y * gridDim.x + blockIdx.x;
+    if (row >= gradient.rows) {
+        return;
+    }
+    x += (size_t)row * gradient.dim;
+    dy += (size_t)row * gradient.dim;
+    dx += (size_t)row * gradient.dim;
 
     float squares = 0.0f;
     float products = 0.0f;
-    for (unsigned c = threadIdx.x; c < shape.dim; c += THREADS) {
+    for (unsigned c = threadIdx.x; c < gradient.dim; c += THREADS) {
         squares += x[c] * x[c];
-        products += x[c] * (shape.offset + weight[c]) * dy[c];
+        products += x[c] * (gradient.offset + weight[c]) * dy[c];
     }
-    const float dim = (float)shape.dim;
-    const float r = 1.0f / sqrtf(sum_of_block(squares) / dim + shape.eps);
+    const float dim = (float)gradient.dim;
+    const float r = 1.0f / sqrtf(sum_of_block(squares) / dim + gradient.eps);
     const float along_x = sum_of_block(products) / dim * r * r * r;
 
-    for (unsigned c = threadIdx.x; c < shape.dim; c += THREADS) {
-        dx[c] = r * (shape.offset + weight[c]) * dy[c] - x[c] * along_x;
+    for (unsigned c = threadIdx.x; c < gradient.dim; c += THREADS) {
+        const float value = r * (gradient.offset + weight[c]) * dy[c] - x[c] * along_x;
+        dx[c] = gradient.accumulate ? dx[c] + value : value;
     }
     if (threadIdx.x == 0) {
         r_out[row] = r;

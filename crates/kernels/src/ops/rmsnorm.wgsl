@@ -6,13 +6,17 @@
 //   dx[row,c]   = r * g[c] * dy[row,c] - x[row,c] * r^3 / dim * sum over j of x[row,j] * g[j] * dy[row,j]
 //   dweight[c] += sum over rows of dy[row,c] * x[row,c] * r[row]            with g = offset + weight
 //
-// x, y, dx, dy: [rows, dim]; weight, dweight: [dim]; r: [rows]. offset is 1 where a file stores weight - 1,
-// else 0.
+// x, y, dx, dy, addend: [rows, dim]; weight, dweight: [dim]; r: [rows]. offset is 1 where a file stores
+// weight - 1, else 0.
 //
 // rmsnorm_forward and rmsnorm_backward: a workgroup takes a row. Its 256 threads walk the row 256 columns
 // apart, and what they summed is added in workgroup memory as a tree, in one fixed order. No subgroup
 // operation: their size differs from device to device. rmsnorm_backward_weight: a workgroup takes 32 columns;
 // 8 threads a column walk the rows 8 apart.
+//
+// rmsnorm_add_forward first adds what a block made to the residual stream, x += addend: the norm reads the sum
+// anyway. rmsnorm_small_forward and rmsnorm_small_in_place are for short rows, such as the heads of q and k:
+// a workgroup takes 8 rows, with 32 threads each.
 
 struct Shape {
     rows: u32,
@@ -21,7 +25,17 @@ struct Shape {
     offset: f32,
 }
 
+// Of rmsnorm_backward: a Shape, and what happens to dx.
+struct Gradient {
+    rows: u32,
+    dim: u32,
+    eps: f32,
+    offset: f32,
+    accumulate: u32, // 1: add to dx, 0: assign
+}
+
 var<immediate> shape: Shape;
+var<immediate> gradient: Gradient;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -31,6 +45,8 @@ var<immediate> shape: Shape;
 @group(0) @binding(5) var<storage, read_write> r_out: array<f32>;
 @group(0) @binding(6) var<storage, read> r_in: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dweight: array<f32>;
+@group(0) @binding(8) var<storage, read_write> x_inout: array<f32>; // x, where it is written as well
+@group(0) @binding(9) var<storage, read> addend: array<f32>;
 
 const THREADS: u32 = 256u;
 var<workgroup> partial: array<f32, 256>;
@@ -73,9 +89,9 @@ fn rmsnorm_forward(
     }
 }
 
-// dx is assigned. r is written for rmsnorm_backward_weight, which runs next.
+// x += addend, then y from x. Each thread reads back only what it wrote itself, which needs no barrier.
 @compute @workgroup_size(256)
-fn rmsnorm_backward(
+fn rmsnorm_add_forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
@@ -87,18 +103,109 @@ fn rmsnorm_backward(
     let start = row * shape.dim;
 
     var squares = 0.0;
-    var products = 0.0;
     for (var c = thread; c < shape.dim; c += THREADS) {
-        let value = x[start + c];
+        let value = x_inout[start + c] + addend[start + c];
+        x_inout[start + c] = value;
         squares += value * value;
-        products += value * (shape.offset + weight[c]) * dy[start + c];
     }
-    let dim = f32(shape.dim);
-    let r = 1.0 / sqrt(sum_of_workgroup(squares, thread) / dim + shape.eps);
-    let along_x = sum_of_workgroup(products, thread) / dim * r * r * r;
+    let r = 1.0 / sqrt(sum_of_workgroup(squares, thread) / f32(shape.dim) + shape.eps);
 
     for (var c = thread; c < shape.dim; c += THREADS) {
-        dx[start + c] = r * (shape.offset + weight[c]) * dy[start + c] - x[start + c] * along_x;
+        y[start + c] = x_inout[start + c] * r * (shape.offset + weight[c]);
+    }
+}
+
+const LANES: u32 = 32u; // threads of a short row
+const ROWS: u32 = THREADS / LANES;
+
+// The sum over the 32 threads of a row, given to each of them.
+fn sum_of_lanes(value: f32, thread: u32) -> f32 {
+    partial[thread] = value;
+    workgroupBarrier();
+    for (var width = LANES / 2u; width > 0u; width = width / 2u) {
+        if thread % LANES < width {
+            partial[thread] += partial[thread + width];
+        }
+        workgroupBarrier();
+    }
+    return partial[thread / LANES * LANES];
+}
+
+@compute @workgroup_size(256)
+fn rmsnorm_small_forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = (group.y * groups.x + group.x) * ROWS + thread / LANES;
+    let start = row * shape.dim;
+    // The other rows of the workgroup wait at barriers, so a thread beyond the last row walks no columns
+    // instead of returning.
+    let dim = select(0u, shape.dim, row < shape.rows);
+
+    var squares = 0.0;
+    for (var c = thread % LANES; c < dim; c += LANES) {
+        squares += x[start + c] * x[start + c];
+    }
+    let r = 1.0 / sqrt(sum_of_lanes(squares, thread) / f32(shape.dim) + shape.eps);
+
+    for (var c = thread % LANES; c < dim; c += LANES) {
+        y[start + c] = x[start + c] * r * (shape.offset + weight[c]);
+    }
+}
+
+// As rmsnorm_small_forward, with the same bits, over x itself.
+@compute @workgroup_size(256)
+fn rmsnorm_small_in_place(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = (group.y * groups.x + group.x) * ROWS + thread / LANES;
+    let start = row * shape.dim;
+    let dim = select(0u, shape.dim, row < shape.rows);
+
+    var squares = 0.0;
+    for (var c = thread % LANES; c < dim; c += LANES) {
+        squares += x_inout[start + c] * x_inout[start + c];
+    }
+    let r = 1.0 / sqrt(sum_of_lanes(squares, thread) / f32(shape.dim) + shape.eps);
+
+    for (var c = thread % LANES; c < dim; c += LANES) {
+        x_inout[start + c] = x_inout[start + c] * r * (shape.offset + weight[c]);
+    }
+}
+
+// dx is assigned or added to. r is written for rmsnorm_backward_weight, which runs next.
+@compute @workgroup_size(256)
+fn rmsnorm_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= gradient.rows {
+        return;
+    }
+    let start = row * gradient.dim;
+
+    var squares = 0.0;
+    var products = 0.0;
+    for (var c = thread; c < gradient.dim; c += THREADS) {
+        let value = x[start + c];
+        squares += value * value;
+        products += value * (gradient.offset + weight[c]) * dy[start + c];
+    }
+    let dim = f32(gradient.dim);
+    let r = 1.0 / sqrt(sum_of_workgroup(squares, thread) / dim + gradient.eps);
+    let along_x = sum_of_workgroup(products, thread) / dim * r * r * r;
+
+    for (var c = thread; c < gradient.dim; c += THREADS) {
+        var value = r * (gradient.offset + weight[c]) * dy[start + c] - x[start + c] * along_x;
+        if gradient.accumulate == 1u {
+            value += dx[start + c];
+        }
+        dx[start + c] = value;
     }
     if thread == 0u {
         r_out[row] = r;

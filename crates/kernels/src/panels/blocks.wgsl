@@ -2,8 +2,7 @@
 
 // f16 number `lane` of 32 that begin at word `at`.
 fn half(at: u32, lane: u32) -> f32 {
-    let pair = unpack2x16float(w[at + lane / 2u]);
-    return select(pair.x, pair.y, lane % 2u == 1u);
+    return from_f16(w[at + lane / 2u] >> (16u * (lane % 2u)));
 }
 
 // Byte `index` of those that begin at word `at`.

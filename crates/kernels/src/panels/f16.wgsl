@@ -4,8 +4,7 @@ fn weight(panel: u32, k: u32, lane: u32) -> f32 {
     if k >= shape.depth {
         return 0.0; // beyond the end: adds nothing
     }
-    let pair = unpack2x16float(w[panel * shape.panel_words + k * 16u + lane / 2u]);
-    return select(pair.x, pair.y, lane % 2u == 1u);
+    return from_f16(w[panel * shape.panel_words + k * 16u + lane / 2u] >> (16u * (lane % 2u)));
 }
 
 fn weights(panel: u32, quad: u32, lane: u32) -> vec4<f32> {

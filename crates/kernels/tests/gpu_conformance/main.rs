@@ -7,10 +7,15 @@
 #![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, unused_imports))]
 
 mod contract;
+mod embedding;
+mod layernorm;
 mod matmul;
+mod mlp;
 mod numbers;
 mod packed;
+mod residual;
 mod rmsnorm;
+mod rope;
 
 use wootz_kernels::device::{Error, Gpu, kernels};
 
@@ -60,6 +65,11 @@ fn every_kernel<G: Gpu>(gpu: &G) {
         let cases = matmul::cases(gpu, kernel.name)
             .or_else(|| rmsnorm::cases(gpu, kernel.name))
             .or_else(|| packed::cases(gpu, kernel.name))
+            .or_else(|| layernorm::cases(gpu, kernel.name))
+            .or_else(|| residual::cases(gpu, kernel.name))
+            .or_else(|| mlp::cases(gpu, kernel.name))
+            .or_else(|| rope::cases(gpu, kernel.name))
+            .or_else(|| embedding::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

@@ -1,7 +1,8 @@
 //! The products with packed weights, of every layout.
 
 use wootz_kernels::device::Gpu;
-use wootz_kernels::device::launch::{from_f32, packed::PackedMatrix, to_f32};
+use wootz_kernels::device::launch::{from_f32, from_u32, packed::PackedMatrix, to_f32};
+use wootz_kernels::ops::Write;
 use wootz_kernels::{DType, Matrix, Pool, Precision, panels, quant};
 
 use crate::numbers::*;
@@ -37,14 +38,23 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
     if let Some(dtype) = of("packed_backward_") {
         return Some(input_gradients(gpu, dtype));
     }
+    if let Some(dtype) = of("packed_rows_") {
+        return Some(lookups(gpu, dtype));
+    }
     let dtype = of("packed_matmul_")?;
     row_bits_do_not_depend_on_other_rows(gpu, dtype);
     Some(forward(gpu, dtype, &[17, 64, 65, 130]))
 }
 
+/// The seed of matrices of very small values.
+const SMALL: u64 = 77;
+
 /// A matrix of random values of this type, and what they are.
 fn matrix(dtype: DType, [n, k]: [usize; 2], seed: u64) -> (Matrix, Vec<f64>) {
-    let values = numbers(n * k, seed);
+    let mut values = numbers(n * k, seed);
+    if seed == SMALL {
+        values.iter_mut().for_each(|x| *x *= 3e-5); // below the smallest normal f16, and so are the blocks' scales
+    }
     let mut bytes = vec![0; dtype.bytes(&[n * k]).unwrap()];
     quant::encode(dtype, &values, &mut bytes).unwrap();
     let mut exact = vec![0.0; n * k];
@@ -74,7 +84,7 @@ fn loosened(sums: Vec<Near>) -> Vec<Near> {
 fn forward<G: Gpu>(gpu: &G, dtype: DType, all_rows: &[usize]) -> usize {
     let mut cases = 0;
     for (i, [n, k]) in shapes(dtype).into_iter().enumerate() {
-        let (matrix, w) = matrix(dtype, [n, k], 1);
+        let (matrix, w) = matrix(dtype, [n, k], if i % 3 == 2 { SMALL } else { 1 });
         let whole = PackedMatrix::upload(gpu, &matrix).unwrap();
         // Cut into buffers of at most two panels.
         let parts = PackedMatrix::upload_in_parts(gpu, &matrix, 2 * matrix.bytes() / n.div_ceil(32)).unwrap();
@@ -125,17 +135,17 @@ fn input_gradients<G: Gpu>(gpu: &G, dtype: DType) -> usize {
         let (matrix, w) = matrix(dtype, [n, k], 1);
         let whole = PackedMatrix::upload(gpu, &matrix).unwrap();
         let parts = PackedMatrix::upload_in_parts(gpu, &matrix, 2 * matrix.bytes() / n.div_ceil(32)).unwrap();
-        for (m, add) in [(1, false), (3, true), (64, false), (65, true)] {
+        for (m, write) in [(1, Write::Set), (3, Write::Add), (64, Write::Set), (65, Write::Add)] {
             let (dy, before) = (numbers(m * n, 2), numbers(m * k, 3));
             let dy_ = from_f32(gpu, &dy).unwrap();
             let dy = wide(&dy);
             let mut expected = loosened(product((m, k, n), |i, p| dy[i * n + p], |j, p| w[p * k + j]));
-            if add {
+            if write == Write::Add {
                 expected = plus(expected, &before);
             }
             for w in [&whole, &parts] {
                 let dx = from_f32(gpu, &before).unwrap();
-                w.backward_input(gpu, m, &dy_, &dx, add).unwrap();
+                w.backward_input(gpu, m, &dy_, &dx, write).unwrap();
                 check(&format!("{dtype} dx {m} x {n} x {k}"), &to_f32(gpu, &dx).unwrap(), &expected);
             }
             cases += 1;
@@ -148,18 +158,19 @@ fn weight_gradients<G: Gpu>(gpu: &G) -> usize {
     let mut cases = 0;
     for [n, k] in shapes(DType::F32) {
         let (before, before64) = matrix(DType::F32, [n, k], 1);
-        for (m, add) in [(0, true), (1, false), (15, true), (16, false), (17, true), (65, false)] {
+        for m in [0, 1, 15, 16, 17, 65] {
+            let write = if m % 2 == 0 { Write::Add } else { Write::Set };
             let (x, dy) = (numbers(m * k, 2), numbers(m * n, 3));
             let [x_, dy_] = [&x, &dy].map(|v| from_f32(gpu, v).unwrap());
             let (x, dy) = (wide(&x), wide(&dy));
             let mut expected = product((n, k, m), |i, p| dy[p * n + i], |j, p| x[p * k + j]);
-            if add {
+            if write == Write::Add {
                 let before: Vec<f32> = before64.iter().map(|&v| v as f32).collect();
                 expected = plus(expected, &before);
             }
             for most in [usize::MAX, 64 * 4 * k] {
                 let dw = PackedMatrix::upload_in_parts(gpu, &before, most).unwrap();
-                dw.backward_weight(gpu, m, &x_, &dy_, add).unwrap();
+                dw.backward_weight(gpu, m, &x_, &dy_, write).unwrap();
                 let bytes = dw.download(gpu).unwrap();
                 let found: Vec<f32> =
                     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
@@ -174,6 +185,45 @@ fn weight_gradients<G: Gpu>(gpu: &G) -> usize {
     let (quantised, _) = matrix(DType::Q8_0, [32, 32], 1);
     let quantised = PackedMatrix::upload(gpu, &quantised).unwrap();
     let x = gpu.alloc(4 * 32).unwrap();
-    assert!(quantised.backward_weight(gpu, 1, &x, &x, false).is_err());
+    assert!(quantised.backward_weight(gpu, 1, &x, &x, Write::Set).is_err());
     cases
+}
+
+fn lookups<G: Gpu>(gpu: &G, dtype: DType) -> usize {
+    let mut cases = 0;
+    for (i, [n, k]) in shapes(dtype).into_iter().enumerate() {
+        let (matrix, w) = matrix(dtype, [n, k], if i % 2 == 0 { SMALL } else { 1 });
+        let whole = PackedMatrix::upload(gpu, &matrix).unwrap();
+        let parts = PackedMatrix::upload_in_parts(gpu, &matrix, 2 * matrix.bytes() / n.div_ceil(32)).unwrap();
+        for m in [1, 33, 100] {
+            // Some more than once, the last, and two that are not in the table: its panels may have rows there.
+            let mut ids: Vec<u32> =
+                numbers(m, 2).iter().map(|x| ((x + 1.0) / 2.0 * n as f32) as u32).collect();
+            ids[0] = n as u32 - 1;
+            ids.extend([n as u32, u32::MAX]);
+            let before = numbers(ids.len() * k, 3);
+            for (write, scale) in [(Write::Set, 1.0f32), (Write::Add, 1.7)] {
+                let expected: Vec<Near> = (0..ids.len() * k)
+                    .map(|i| {
+                        let id = ids[i / k] as usize;
+                        let value = if id < n { w[id * k + i % k] * f64::from(scale) } else { 0.0 };
+                        let start = if write == Write::Add { f64::from(before[i]) } else { 0.0 };
+                        // A weight may have been rounded twice on its way, from terms of the size of its block.
+                        Near(value + start, 4.0 * ULP * (value.abs() + start.abs() + largest(&w)))
+                    })
+                    .collect();
+                for w in [&whole, &parts] {
+                    let x = from_f32(gpu, &before).unwrap();
+                    w.lookup(gpu, ids.len(), &from_u32(gpu, &ids).unwrap(), scale, &x, write).unwrap();
+                    check(&format!("{dtype} rows {m} of {n} x {k}"), &to_f32(gpu, &x).unwrap(), &expected);
+                }
+                cases += 1;
+            }
+        }
+    }
+    cases
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |largest, value| value.abs().max(largest))
 }

@@ -2,13 +2,17 @@
 
 use wootz_kernels::device::Gpu;
 use wootz_kernels::device::launch::{from_f32, rmsnorm::RmsNorm, to_f32};
+use wootz_kernels::ops::Write;
 
 use crate::numbers::*;
 
 /// Tries the kernel of this name; `None` if it is none of this op's.
 pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
     Some(match kernel {
-        "rmsnorm_forward" => rmsnorm_forward(gpu),
+        "rmsnorm_forward" => rmsnorm_forward(gpu, false) + many_wide_rows(gpu),
+        "rmsnorm_small_forward" => rmsnorm_forward(gpu, true),
+        "rmsnorm_small_in_place" => rmsnorm_in_place(gpu),
+        "rmsnorm_add_forward" => rmsnorm_add_forward(gpu),
         "rmsnorm_backward" => rmsnorm_backward(gpu, Gradient::Input),
         "rmsnorm_backward_weight" => rmsnorm_backward(gpu, Gradient::Weight),
         _ => return None,
@@ -55,20 +59,112 @@ fn rmsnorm_shapes() -> Vec<RmsNorm> {
     let shape = |rows, dim, eps, offset| RmsNorm { rows, dim, eps, offset };
     let mut all: Vec<RmsNorm> = sizes().into_iter().map(|dim| shape(3, dim, 1e-6, 0.0)).collect();
     all.extend(sizes().into_iter().map(|rows| shape(rows, 37, 1e-5, 1.0)));
+    all.extend([258, 300, 511, 512, 513, 1000, 1025].map(|dim| shape(9, dim, 1e-5, 0.0)));
     all.push(shape(2, 3000, 1e-6, 1.0));
     all.push(shape(70_000, 3, 1e-6, 0.0)); // more rows than a grid dimension holds
     all
 }
 
-fn rmsnorm_forward<G: Gpu>(gpu: &G) -> usize {
+/// The expected y, for numbers below 1 in x.
+fn near_reference(op: &RmsNorm, x: &[f32], weight: &[f32]) -> Vec<Near> {
+    let (expected, _) = rmsnorm_reference(op, &wide(x), &wide(weight));
+    expected.into_iter().map(|v| Near(v, 3e-6 * v.abs())).collect()
+}
+
+/// That the first and the last row have the bits that they have when they are alone. `y` is what `run` made of
+/// the rows `x`.
+fn check_bits(what: &str, op: &RmsNorm, x: &[f32], y: &[f32], run: impl Fn(&RmsNorm, &[f32]) -> Vec<f32>) {
+    let alone = RmsNorm { rows: 1, ..*op };
+    for row in [0, op.rows - 1] {
+        let at = row * op.dim..(row + 1) * op.dim;
+        let found = run(&alone, &x[at.clone()]);
+        let same = found.iter().zip(&y[at]).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{what} {op:?}: row {row} alone has other bits");
+    }
+}
+
+/// Rows of at most 256 columns are taken by one kernel, longer ones by the other.
+fn rmsnorm_forward<G: Gpu>(gpu: &G, small: bool) -> usize {
+    let mut shapes: Vec<RmsNorm> =
+        rmsnorm_shapes().into_iter().filter(|op| (op.dim <= 256) == small).collect();
+    if small {
+        // More groups of 8 rows than a grid dimension holds.
+        shapes.push(RmsNorm { rows: 8 * 65_535 + 11, dim: 2, eps: 1e-6, offset: 0.0 });
+    }
+    for op in &shapes {
+        let (x, weight) = (numbers(op.rows * op.dim, 1), numbers(op.dim, 2));
+        let weight_ = from_f32(gpu, &weight).unwrap();
+        let run = |op: &RmsNorm, x: &[f32]| {
+            let y = from_f32(gpu, &numbers(x.len(), 3)).unwrap(); // assigned: what it held is gone
+            op.forward(gpu, &from_f32(gpu, x).unwrap(), &weight_, &y).unwrap();
+            to_f32(gpu, &y).unwrap()
+        };
+        let y = run(op, &x);
+        check(&format!("rmsnorm_forward {op:?}"), &y, &near_reference(op, &x, &weight));
+        check_bits("rmsnorm_forward", op, &x, &y, run);
+    }
+    shapes.len()
+}
+
+/// More wide rows than a grid dimension holds; only the last few are compared.
+fn many_wide_rows<G: Gpu>(gpu: &G) -> usize {
+    let op = RmsNorm { rows: 65_538, dim: 257, eps: 1e-6, offset: 0.0 };
+    let (x, weight) = (numbers(op.rows * op.dim, 1), numbers(op.dim, 2));
+    let y = gpu.alloc(4 * x.len()).unwrap();
+    op.forward(gpu, &from_f32(gpu, &x).unwrap(), &from_f32(gpu, &weight).unwrap(), &y).unwrap();
+    let last = (op.rows - 5) * op.dim;
+    let expected = near_reference(&RmsNorm { rows: 5, ..op }, &x[last..], &weight);
+    check(&format!("rmsnorm_forward {op:?}"), &to_f32(gpu, &y).unwrap()[last..], &expected);
+    1
+}
+
+fn rmsnorm_in_place<G: Gpu>(gpu: &G) -> usize {
     let shapes = rmsnorm_shapes();
     for op in &shapes {
         let (x, weight) = (numbers(op.rows * op.dim, 1), numbers(op.dim, 2));
-        let y = gpu.alloc(4 * x.len()).unwrap();
-        op.forward(gpu, &from_f32(gpu, &x).unwrap(), &from_f32(gpu, &weight).unwrap(), &y).unwrap();
-        let (expected, _) = rmsnorm_reference(op, &wide(&x), &wide(&weight));
-        let expected: Vec<Near> = expected.into_iter().map(|v| Near(v, 3e-6 * v.abs())).collect();
-        check(&format!("rmsnorm_forward {op:?}"), &to_f32(gpu, &y).unwrap(), &expected);
+        let weight_ = from_f32(gpu, &weight).unwrap();
+        let run = |op: &RmsNorm, x: &[f32]| {
+            let x = from_f32(gpu, x).unwrap();
+            op.forward_in_place(gpu, &x, &weight_).unwrap();
+            to_f32(gpu, &x).unwrap()
+        };
+        let y = run(op, &x);
+        // 32 threads add up what 256 do elsewhere.
+        let expected = near_reference(op, &x, &weight);
+        check(&format!("rmsnorm in place {op:?}"), &y, &expected);
+        check_bits("rmsnorm in place", op, &x, &y, run);
+        if op.dim <= 256 {
+            let other = gpu.alloc(4 * x.len()).unwrap();
+            op.forward(gpu, &from_f32(gpu, &x).unwrap(), &weight_, &other).unwrap();
+            assert_eq!(y, to_f32(gpu, &other).unwrap(), "{op:?}: in place and not");
+        }
+    }
+    shapes.len()
+}
+
+fn rmsnorm_add_forward<G: Gpu>(gpu: &G) -> usize {
+    let shapes = rmsnorm_shapes();
+    for op in &shapes {
+        let count = op.rows * op.dim;
+        let (x, addend, weight) = (numbers(count, 1), numbers(count, 4), numbers(op.dim, 2));
+        let (addend_, weight_) = (from_f32(gpu, &addend).unwrap(), from_f32(gpu, &weight).unwrap());
+        let run = |op: &RmsNorm, x: &[f32], addend: &G::Buffer| {
+            let (x, y) = (from_f32(gpu, x).unwrap(), from_f32(gpu, &numbers(x.len(), 3)).unwrap());
+            op.add_forward(gpu, &x, addend, &weight_, &y).unwrap();
+            [x, y].map(|buffer| to_f32(gpu, &buffer).unwrap())
+        };
+        let [sum, y] = run(op, &x, &addend_);
+        // A sum of two is rounded once: it has one right result.
+        let expected: Vec<f32> = x.iter().zip(&addend).map(|(x, addend)| x + addend).collect();
+        assert_eq!(sum, expected, "rmsnorm_add_forward {op:?}: x");
+        check(&format!("rmsnorm_add_forward {op:?}"), &y, &near_reference(op, &sum, &weight));
+        let last = count - op.dim..count;
+        let alone = run(
+            &RmsNorm { rows: 1, ..*op },
+            &x[last.clone()],
+            &from_f32(gpu, &addend[last.clone()]).unwrap(),
+        );
+        assert_eq!(alone[1], y[last], "rmsnorm_add_forward {op:?}: the last row alone has other bits");
     }
     shapes.len()
 }
@@ -80,28 +176,48 @@ enum Gradient {
 
 fn rmsnorm_backward<G: Gpu>(gpu: &G, gradient: Gradient) -> usize {
     let shapes = rmsnorm_shapes();
-    for op in &shapes {
+    for (case, op) in shapes.iter().enumerate() {
         let count = op.rows * op.dim;
         let (x, weight, dy) = (numbers(count, 1), numbers(op.dim, 2), numbers(count, 3));
-        // Both outputs hold something before: dx must be assigned, dweight added to.
-        let before = numbers(op.dim, 4);
-        let (dx, dweight) = (from_f32(gpu, &numbers(count, 5)).unwrap(), from_f32(gpu, &before).unwrap());
-        let scratch = gpu.alloc(4 * op.rows).unwrap();
-        let [x_, weight_, dy_] = [&x, &weight, &dy].map(|v| from_f32(gpu, v).unwrap());
-        op.backward(gpu, &x_, &weight_, &dy_, &dx, &dweight, &scratch).unwrap();
-        let (for_dx, mut for_dweight) = rmsnorm_gradients(op, &wide(&x), &wide(&weight), &wide(&dy));
+        // Both outputs hold something before: dx is assigned or added to, dweight added to.
+        let write = if case % 2 == 0 { Write::Set } else { Write::Add };
+        let (before_dx, before) = (numbers(count, 5), numbers(op.dim, 4));
+        let weight_ = from_f32(gpu, &weight).unwrap();
+        let dweight = from_f32(gpu, &before).unwrap();
+        let run = |op: &RmsNorm, parts: [&[f32]; 3], dweight: Option<&G::Buffer>| {
+            let [x, dy, dx] = parts.map(|values| from_f32(gpu, values).unwrap());
+            let scratch = gpu.alloc(4 * op.rows).unwrap();
+            op.backward(gpu, &x, &weight_, &dy, &dx, write, dweight, &scratch).unwrap();
+            to_f32(gpu, &dx).unwrap()
+        };
+        let dx = run(op, [&x, &dy, &before_dx], Some(&dweight));
+        let (mut for_dx, mut for_dweight) = rmsnorm_gradients(op, &wide(&x), &wide(&weight), &wide(&dy));
         match gradient {
-            Gradient::Input => check(&format!("rmsnorm dx {op:?}"), &to_f32(gpu, &dx).unwrap(), &for_dx),
-            Gradient::Weight => {
-                for (near, &start) in for_dweight.iter_mut().zip(&before) {
-                    near.0 += f64::from(start);
-                    near.1 += f64::from(start.abs()) * ULP;
+            Gradient::Input => {
+                if write == Write::Add {
+                    add_before(&mut for_dx, &before_dx);
                 }
+                check(&format!("rmsnorm dx {write:?} {op:?}"), &dx, &for_dx);
+                let last = count - op.dim..count;
+                let parts = [&x, &dy, &before_dx].map(|values| &values[last.clone()]);
+                let alone = run(&RmsNorm { rows: 1, ..*op }, parts, None);
+                assert_eq!(alone, dx[last], "rmsnorm dx {op:?}: the last row alone has other bits");
+            }
+            Gradient::Weight => {
+                add_before(&mut for_dweight, &before);
                 check(&format!("rmsnorm dweight {op:?}"), &to_f32(gpu, &dweight).unwrap(), &for_dweight);
             }
         }
     }
     shapes.len()
+}
+
+/// What is added to something: one more rounding.
+pub fn add_before(sums: &mut [Near], before: &[f32]) {
+    for (near, &start) in sums.iter_mut().zip(before) {
+        near.0 += f64::from(start);
+        near.1 += (near.0.abs() + f64::from(start.abs())) * ULP;
+    }
 }
 
 #[test]

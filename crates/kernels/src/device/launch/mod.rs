@@ -3,9 +3,14 @@
 //! A launcher checks that each buffer is as large as the shape says, before any kernel sees it; on that check
 //! rests the safety of [`Gpu::launch`].
 
+pub mod embedding;
+pub mod layernorm;
 pub mod matmul;
+pub mod mlp;
 pub mod packed;
+pub mod residual;
 pub mod rmsnorm;
+pub mod rope;
 
 use super::gpu::{DeviceBuffer, Error, Gpu, Result};
 
@@ -69,6 +74,14 @@ pub fn from_f32<G: Gpu>(gpu: &G, values: &[f32]) -> Result<G::Buffer> {
     // SAFETY: f32 has no padding, so its bytes may be read; the length is that of `values`.
     let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
     gpu.upload(&buffer, 0, bytes)?;
+    Ok(buffer)
+}
+
+/// A buffer with these values: ids of rows.
+pub fn from_u32<G: Gpu>(gpu: &G, values: &[u32]) -> Result<G::Buffer> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    let buffer = gpu.alloc(bytes.len())?;
+    gpu.upload(&buffer, 0, &bytes)?;
     Ok(buffer)
 }
 

@@ -3,19 +3,30 @@
 
 use std::ops::Range;
 
-use super::{check_size, elements, grid};
+use super::{check_size, elements, fold, grid};
 use crate::DType;
 use crate::device::gpu::{Binding, Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::matrix::Matrix;
+use crate::ops::Write;
 use crate::panels::LANES;
 
 /// Rows that [`MATVEC`](Kernels) takes at a time, and rows and columns of the tiles of the other kernels.
 const FEW: usize = 8;
 const TILE: usize = 64;
 
-const SCALARS: &[ScalarKind] = &[ScalarKind::U32; 7];
+const SCALARS: &[ScalarKind] = &[
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::F32,
+    ScalarKind::U32,
+];
 const FORWARD: &[Binding] = &[read(0, "x"), read(1, "w"), read(2, "bias"), write(3, "y")];
 const BACKWARD: &[Binding] = &[read(1, "w"), read(4, "dy"), write(5, "dx")];
+const ROWS: &[Binding] = &[read(1, "w"), read(7, "ids"), write(3, "y")];
 
 /// The kernels for one layout of weights.
 struct Kernels {
@@ -24,6 +35,7 @@ struct Kernels {
     matvec: Kernel,
     matmul: Kernel,
     backward: Kernel,
+    rows: Kernel,
 }
 
 const fn forward(name: &'static str, entry: &'static str, wgsl: &'static str, size: [u32; 3]) -> Kernel {
@@ -42,6 +54,18 @@ const fn backward(name: &'static str, wgsl: &'static str) -> Kernel {
     }
 }
 
+const fn rows(name: &'static str, wgsl: &'static str) -> Kernel {
+    Kernel {
+        name,
+        entry: "packed_rows",
+        wgsl: Some(wgsl),
+        cuda: None,
+        workgroup: [64, 1, 1],
+        buffers: ROWS,
+        scalars: SCALARS,
+    }
+}
+
 /// Declares the kernels of layouts, and lists them.
 macro_rules! layouts {
     ($($layout:ident $name:literal: $($source:expr),+;)+) => {
@@ -53,33 +77,34 @@ macro_rules! layouts {
                     matvec: forward(concat!("packed_matvec_", $name), "packed_matvec", WGSL, [32, 8, 1]),
                     matmul: forward(concat!("packed_matmul_", $name), "packed_matmul", WGSL, [16, 16, 1]),
                     backward: backward(concat!("packed_backward_", $name), WGSL),
+                    rows: rows(concat!("packed_rows_", $name), WGSL),
                 }
             };
         )+
 
         /// The kernels.
         pub static KERNELS: &[&Kernel] =
-            &[$(&$layout.matvec, &$layout.matmul, &$layout.backward,)+ &BACKWARD_WEIGHT];
+            &[$(&$layout.matvec, &$layout.matmul, &$layout.backward, &$layout.rows,)+ &BACKWARD_WEIGHT];
     };
 }
 
 layouts! {
     F32 "f32": include_str!("../../panels/f32.wgsl");
-    F16 "f16": include_str!("../../panels/f16.wgsl");
+    F16 "f16": include_str!("../../panels/half.wgsl"), include_str!("../../panels/f16.wgsl");
     BF16 "bf16": include_str!("../../panels/bf16.wgsl");
-    Q8_0 "q8_0": include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q8_0.wgsl");
-    Q4_0 "q4_0": include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q4_0.wgsl");
-    Q4_K "q4_k": include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q4_k.wgsl");
-    Q5_K "q5_k": include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q5_k.wgsl");
-    Q6_K "q6_k": include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q6_k.wgsl");
+    Q8_0 "q8_0": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q8_0.wgsl");
+    Q4_0 "q4_0": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q4_0.wgsl");
+    Q4_K "q4_k": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q4_k.wgsl");
+    Q5_K "q5_k": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q5_k.wgsl");
+    Q6_K "q6_k": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q6_k.wgsl");
     GROUP_32 "group_32": "const GROUP: u32 = 32u;\nconst HAS_MIN: bool = false;\n",
-        include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
     GROUP_32_MIN "group_32_min": "const GROUP: u32 = 32u;\nconst HAS_MIN: bool = true;\n",
-        include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
     GROUP_16 "group_16": "const GROUP: u32 = 16u;\nconst HAS_MIN: bool = false;\n",
-        include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
     GROUP_16_MIN "group_16_min": "const GROUP: u32 = 16u;\nconst HAS_MIN: bool = true;\n",
-        include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
 }
 
 /// dw from x and dy.
@@ -228,7 +253,7 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
                 true => grid(place, panels.len(), rows.div_ceil(FEW))?,
                 false => grid(place, (panels.len() * LANES).div_ceil(TILE), rows.div_ceil(TILE))?,
             };
-            let scalars = self.scalars(rows, panels, bias.is_some());
+            let scalars = self.scalars(rows, panels, 1.0, bias.is_some());
             // SAFETY: the kernel touches rows of x and y and all of bias, whose sizes were checked, and the panels of this
             // part. Without a bias it gets x in its place and does not read it.
             unsafe { gpu.launch(kernel, &[x, w, bias.unwrap_or(x), y], &scalars, groups)? }
@@ -236,7 +261,7 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         Ok(())
     }
 
-    /// `dx[m,k] = sum over n of dy[m,n] w[n,k]`, all but the weights f32; `dx` is assigned, or added to if `add` says so.
+    /// `dx[m,k] = sum over n of dy[m,n] w[n,k]`, all but the weights f32; `dx` is assigned, or added to, as `write` says.
     ///
     /// # Errors
     /// As [`PackedMatrix::forward`].
@@ -246,7 +271,7 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         rows: usize,
         dy: &B,
         dx: &B,
-        add: bool,
+        write: Write,
     ) -> Result<()> {
         let kernel = &self.kernels.backward;
         let place = kernel.name;
@@ -257,14 +282,14 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         }
         let groups = grid(place, self.cols.div_ceil(TILE), rows.div_ceil(TILE))?;
         for (i, (panels, w)) in self.parts.iter().enumerate() {
-            let scalars = self.scalars(rows, panels, add || i > 0);
+            let scalars = self.scalars(rows, panels, 1.0, write == Write::Add || i > 0);
             // SAFETY: the kernel touches rows of dy and dx, whose sizes were checked, and the panels of this part.
             unsafe { gpu.launch(kernel, &[w, dy, dx], &scalars, groups)? }
         }
         Ok(())
     }
 
-    /// `dw[n,k] = sum over m of dy[m,n] x[m,k]`, all f32, into a matrix of f32: assigned, or added to if `add` says so.
+    /// `dw[n,k] = sum over m of dy[m,n] x[m,k]`, all f32, into a matrix of f32: assigned, or added to, as `write` says.
     ///
     /// # Errors
     /// A matrix of another type; as [`PackedMatrix::forward`].
@@ -274,7 +299,7 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         rows: usize,
         x: &B,
         dy: &B,
-        add: bool,
+        write: Write,
     ) -> Result<()> {
         let kernel = &BACKWARD_WEIGHT;
         let place = kernel.name;
@@ -290,17 +315,51 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         check_size(place, "dy", dy, elements(place, rows, self.rows)?, 4)?;
         for (panels, dw) in &self.parts {
             let groups = grid(place, self.cols.div_ceil(TILE), (panels.len() * LANES).div_ceil(TILE))?;
-            let scalars = self.scalars(rows, panels, add);
+            let scalars = self.scalars(rows, panels, 1.0, write == Write::Add);
             // SAFETY: the kernel touches rows of x and dy, whose sizes were checked, and the panels of this part.
             unsafe { gpu.launch(kernel, &[x, dy, dw], &scalars, groups)? }
         }
         Ok(())
     }
 
-    /// The kernels' scalars for some panels. They fit 32 bits, as the number of elements does.
-    fn scalars(&self, rows: usize, panels: &Range<usize>, flag: bool) -> [Scalar; 7] {
-        let words = self.panel_bytes / 4;
-        [rows, self.rows, self.cols, words, panels.len(), panels.start * LANES, usize::from(flag)]
-            .map(|value| Scalar::U32(value as u32))
+    /// `x[m,k] = scale * w[ids[m],k]`, or that is added to `x`, as `write` says: an embedding's lookup.
+    ///
+    /// `ids`: `[rows]` u32; `x`: `[rows, cols]` f32. An id that is not below n counts as a row of zeros: who makes the ids
+    /// has checked them.
+    ///
+    /// # Errors
+    /// As [`PackedMatrix::forward`].
+    pub fn lookup<G: Gpu<Buffer = B>>(
+        &self,
+        gpu: &G,
+        rows: usize,
+        ids: &B,
+        scale: f32,
+        x: &B,
+        write: Write,
+    ) -> Result<()> {
+        let kernel = &self.kernels.rows;
+        let place = kernel.name;
+        check_size(place, "ids", ids, rows, 4)?;
+        let count = elements(place, rows, self.cols)?;
+        check_size(place, "x", x, count, 4)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let groups = fold(place, elements(place, rows, self.cols.div_ceil(4 * 64))?)?;
+        for (panels, w) in &self.parts {
+            let scalars = self.scalars(rows, panels, scale, write == Write::Add);
+            // SAFETY: the kernel touches all of ids and x, whose sizes were checked, and the panels of this part.
+            unsafe { gpu.launch(kernel, &[w, ids, x], &scalars, groups)? }
+        }
+        Ok(())
+    }
+
+    /// The kernels' scalars for some panels. The integers fit 32 bits, as the number of elements does.
+    fn scalars(&self, rows: usize, panels: &Range<usize>, scale: f32, flag: bool) -> [Scalar; 8] {
+        let [rows, width, depth, words, count, first] =
+            [rows, self.rows, self.cols, self.panel_bytes / 4, panels.len(), panels.start * LANES]
+                .map(|value| Scalar::U32(value as u32));
+        [rows, width, depth, words, count, first, Scalar::F32(scale), Scalar::U32(u32::from(flag))]
     }
 }

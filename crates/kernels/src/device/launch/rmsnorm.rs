@@ -2,13 +2,22 @@
 
 use super::{check_size, elements, fold, grid};
 use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::ops::Write;
 
 const WGSL: Option<&str> = Some(include_str!("../../ops/rmsnorm.wgsl"));
 const CUDA: Option<&str> = Some(include_str!("../../ops/rmsnorm.cu"));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32];
 
+/// The widest rows that [`SMALL_FORWARD`] takes in place of [`FORWARD`]: its 32 threads a row read 8 values
+/// each.
+const SMALL: usize = 256;
+
+/// Rows of a workgroup of the kernels for short rows.
+const SMALL_ROWS: usize = 8;
+
 /// The kernels.
-pub static KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &BACKWARD_WEIGHT];
+pub static KERNELS: &[&Kernel] =
+    &[&FORWARD, &ADD_FORWARD, &SMALL_FORWARD, &SMALL_IN_PLACE, &BACKWARD, &BACKWARD_WEIGHT];
 
 /// y from x.
 pub static FORWARD: Kernel = Kernel {
@@ -21,6 +30,39 @@ pub static FORWARD: Kernel = Kernel {
     scalars: SCALARS,
 };
 
+/// x from x and what is added to it, and y from x.
+pub static ADD_FORWARD: Kernel = Kernel {
+    name: "rmsnorm_add_forward",
+    entry: "rmsnorm_add_forward",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[write(8, "x_inout"), read(9, "addend"), read(1, "weight"), write(2, "y")],
+    scalars: SCALARS,
+};
+
+/// y from x, for short rows.
+pub static SMALL_FORWARD: Kernel = Kernel {
+    name: "rmsnorm_small_forward",
+    entry: "rmsnorm_small_forward",
+    wgsl: WGSL,
+    cuda: CUDA,
+    workgroup: [256, 1, 1],
+    buffers: &[read(0, "x"), read(1, "weight"), write(2, "y")],
+    scalars: SCALARS,
+};
+
+/// y over x, for short rows.
+pub static SMALL_IN_PLACE: Kernel = Kernel {
+    name: "rmsnorm_small_in_place",
+    entry: "rmsnorm_small_in_place",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[write(8, "x_inout"), read(1, "weight")],
+    scalars: SCALARS,
+};
+
 /// dx from dy, and 1 / rms of each row.
 pub static BACKWARD: Kernel = Kernel {
     name: "rmsnorm_backward",
@@ -29,7 +71,7 @@ pub static BACKWARD: Kernel = Kernel {
     cuda: CUDA,
     workgroup: [256, 1, 1],
     buffers: &[read(0, "x"), read(1, "weight"), read(3, "dy"), write(4, "dx"), write(5, "r_out")],
-    scalars: SCALARS,
+    scalars: &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32, ScalarKind::U32],
 };
 
 /// dweight from dy and 1 / rms of each row.
@@ -44,6 +86,9 @@ pub static BACKWARD_WEIGHT: Kernel = Kernel {
 };
 
 /// The shape and constants of an RMSNorm.
+///
+/// The norm of each head of q or k is this one too, with tokens times heads for `rows` and the head's values
+/// for `dim`.
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {
     /// Rows of x: tokens.
@@ -66,11 +111,49 @@ impl RmsNorm {
         check_size(place, "x", x, count, 4)?;
         check_size(place, "weight", weight, self.dim, 4)?;
         check_size(place, "y", y, count, 4)?;
-        // SAFETY: the kernel touches rows * dim elements of x and y and dim of weight: checked above.
-        unsafe { gpu.launch(&FORWARD, &[x, weight, y], &scalars, fold(place, self.rows)?) }
+        let (kernel, groups) = match self.dim {
+            ..=SMALL => (&SMALL_FORWARD, self.rows.div_ceil(SMALL_ROWS)),
+            _ => (&FORWARD, self.rows),
+        };
+        // SAFETY: either kernel touches rows * dim elements of x and y and dim of weight: checked above.
+        unsafe { gpu.launch(kernel, &[x, weight, y], &scalars, fold(place, groups)?) }
     }
 
-    /// The gradients of [`RmsNorm::forward`]: `dx` is assigned, `dweight` is added to.
+    /// As [`RmsNorm::forward`], with y written over `x`; meant for short rows, right for all.
+    pub fn forward_in_place<G: Gpu>(&self, gpu: &G, x: &G::Buffer, weight: &G::Buffer) -> Result<()> {
+        let place = SMALL_IN_PLACE.name;
+        let Some((count, scalars)) = self.scalars(place)? else { return Ok(()) };
+        check_size(place, "x", x, count, 4)?;
+        check_size(place, "weight", weight, self.dim, 4)?;
+        let groups = fold(place, self.rows.div_ceil(SMALL_ROWS))?;
+        // SAFETY: the kernel touches rows * dim elements of x and dim of weight: checked above.
+        unsafe { gpu.launch(&SMALL_IN_PLACE, &[x, weight], &scalars, groups) }
+    }
+
+    /// `x += addend`, then `y` from `x` as in [`RmsNorm::forward`].
+    ///
+    /// `x`, `addend`, `y`: `[rows, dim]` f32; `weight`: `[dim]` f32. `x` is added to, `y` is assigned; both are
+    /// buffers of their own.
+    pub fn add_forward<G: Gpu>(
+        &self,
+        gpu: &G,
+        x: &G::Buffer,
+        addend: &G::Buffer,
+        weight: &G::Buffer,
+        y: &G::Buffer,
+    ) -> Result<()> {
+        let place = ADD_FORWARD.name;
+        let Some((count, scalars)) = self.scalars(place)? else { return Ok(()) };
+        check_size(place, "x", x, count, 4)?;
+        check_size(place, "addend", addend, count, 4)?;
+        check_size(place, "weight", weight, self.dim, 4)?;
+        check_size(place, "y", y, count, 4)?;
+        // SAFETY: the kernel touches rows * dim elements of x, addend and y and dim of weight: checked above.
+        unsafe { gpu.launch(&ADD_FORWARD, &[x, addend, weight, y], &scalars, fold(place, self.rows)?) }
+    }
+
+    /// The gradients of [`RmsNorm::forward`]: `dx` is assigned or added to, as `write` says, and `dweight` is
+    /// added to; `None` where the weights are frozen.
     ///
     /// `x`, `dy`, `dx`: `[rows, dim]` f32; `weight`, `dweight`: `[dim]` f32. `scratch`: `[rows]` f32,
     /// overwritten with 1 / rms of each row. The three outputs are buffers of their own.
@@ -82,7 +165,8 @@ impl RmsNorm {
         weight: &G::Buffer,
         dy: &G::Buffer,
         dx: &G::Buffer,
-        dweight: &G::Buffer,
+        write: Write,
+        dweight: Option<&G::Buffer>,
         scratch: &G::Buffer,
     ) -> Result<()> {
         let place = BACKWARD.name;
@@ -92,17 +176,24 @@ impl RmsNorm {
             ("weight", weight, self.dim),
             ("dy", dy, count),
             ("dx", dx, count),
-            ("dweight", dweight, self.dim),
             ("scratch", scratch, self.rows),
         ] {
             check_size(place, name, buffer, count, 4)?;
         }
+        if let Some(dweight) = dweight {
+            check_size(place, "dweight", dweight, self.dim, 4)?;
+        }
+        let [rows, dim, eps, offset] = scalars;
+        let with_write = [rows, dim, eps, offset, Scalar::U32(u32::from(write == Write::Add))];
         let columns = grid(BACKWARD_WEIGHT.name, self.dim.div_ceil(32), 1)?;
         // SAFETY: the kernels touch rows * dim elements of x, dy and dx, dim of weight and dweight, and rows
         // of scratch: checked above.
         unsafe {
-            gpu.launch(&BACKWARD, &[x, weight, dy, dx, scratch], &scalars, fold(place, self.rows)?)?;
-            gpu.launch(&BACKWARD_WEIGHT, &[x, dy, scratch, dweight], &scalars, columns)
+            gpu.launch(&BACKWARD, &[x, weight, dy, dx, scratch], &with_write, fold(place, self.rows)?)?;
+            match dweight {
+                Some(dweight) => gpu.launch(&BACKWARD_WEIGHT, &[x, dy, scratch, dweight], &scalars, columns),
+                None => Ok(()),
+            }
         }
     }
 

@@ -3,8 +3,9 @@
 //   forward      y[m,n]   = sum over k of x[m,k] w[n,k]  (+ bias[n])
 //   backward     dx[m,k]  = sum over n of dy[m,n] w[n,k]
 //                dw[n,k] += sum over m of dy[m,n] x[m,k]
+//   lookup       y[m,k]   = scale * w[ids[m],k]             an embedding, whose table is packed as well
 //
-// x, dx: [rows, depth]; y, dy: [rows, width]; bias: [width]. w and dw (f32) lie in panels of 32 output channels, as on the CPU
+// x, dx: [rows, depth]; y, dy: [rows, width] (of a lookup [rows, depth]); bias: [width]; ids: [rows]. w and dw (f32) lie in panels of 32 output channels, as on the CPU
 // (crates/kernels/src/panels): `weights(panel, quad, lane)`, of a file for each layout, gives the weights of channel
 // 32 panel + lane for k = 4 quad .. 4 quad + 4. A matrix too large for one buffer comes in several, some panels each:
 // `first` is the first channel of this one.
@@ -20,7 +21,8 @@ struct Shape {
     panel_words: u32, // of a panel of w
     panels: u32,      // in this buffer
     first: u32,       // channel of the first panel
-    flag: u32,        // forward: 1 where there is a bias; backward: 1 where dx or dw is added to
+    scale: f32,       // what is looked up is multiplied by
+    flag: u32,        // forward: 1 where there is a bias; else 1 where the result is added to
 }
 
 var<immediate> shape: Shape;
@@ -32,6 +34,7 @@ var<immediate> shape: Shape;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dw: array<f32>;
+@group(0) @binding(7) var<storage, read> ids: array<u32>;
 
 const STRETCH: u32 = 32u; // quads: 128 values of k
 
@@ -352,6 +355,47 @@ fn store_weights(channel: u32, k: u32, values: vec4<f32>) {
                 value += dw[at];
             }
             dw[at] = value;
+        }
+    }
+}
+
+// ---- lookup: a workgroup takes 64 quads of a row ----
+
+// An id that is not below `width` counts as a row of zeros, which the first part of the matrix writes.
+@compute @workgroup_size(64)
+fn packed_rows(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let quads = (shape.depth + 3u) / 4u;
+    let tiles = (quads + 63u) / 64u; // of a row
+    let tile = group.y * groups.x + group.x; // a grid dimension holds 65535 at most, so the tiles fill two
+    let row = tile / tiles;
+    let quad = tile % tiles * 64u + thread;
+    if row >= shape.rows || quad >= quads {
+        return;
+    }
+    let id = ids[row];
+    var four = vec4<f32>();
+    if id < shape.width {
+        if id < shape.first || id >= shape.first + 32u * shape.panels {
+            return; // in another part
+        }
+        let own = id - shape.first;
+        four = shape.scale * weights(own / 32u, quad, own % 32u);
+    } else if shape.first > 0u {
+        return;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let k = 4u * quad + i;
+        if k < shape.depth {
+            let at = row * shape.depth + k;
+            var value = four[i];
+            if shape.flag == 1u {
+                value += y[at];
+            }
+            y[at] = value;
         }
     }
 }

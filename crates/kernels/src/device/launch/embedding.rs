@@ -1,0 +1,114 @@
+//! The gradient of an embedding on a GPU. The formulas stand in `ops/embedding.wgsl`; forward is
+//! [`super::packed::PackedMatrix::lookup`].
+
+use super::{check_size, elements, fold, from_u32};
+use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::panels::LANES;
+
+const WGSL: Option<&str> = Some(include_str!("../../ops/embedding.wgsl"));
+/// Columns of a row that a workgroup takes.
+const COLUMNS: usize = 256;
+
+/// The kernels.
+pub static KERNELS: &[&Kernel] = &[&BACKWARD];
+
+/// The table's gradient from dx.
+pub static BACKWARD: Kernel = Kernel {
+    name: "embedding_backward",
+    entry: "embedding_backward",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[read(0, "dx"), read(1, "order"), read(2, "runs"), write(3, "d_table")],
+    scalars: &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32],
+};
+
+/// The shape and constant of a table's lookups.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding {
+    /// Rows of x: lookups.
+    pub rows: usize,
+    /// Rows of the table.
+    pub vocab: usize,
+    /// Columns of x and of the table.
+    pub width: usize,
+    /// What each value of the table is multiplied by.
+    pub scale: f32,
+}
+
+/// Which rows of a table were looked up, sorted for [`Embedding::backward`]: see `ops/embedding.wgsl`.
+pub struct Lookups<B> {
+    order: B,
+    runs: B,
+    rows: usize,
+    distinct: usize,
+    /// All ids are below it.
+    end: usize,
+}
+
+impl<B> Lookups<B> {
+    /// Sorts `ids`, the row of the table for each row of x, and uploads the result.
+    pub fn new<G: Gpu<Buffer = B>>(gpu: &G, ids: &[u32]) -> Result<Lookups<B>> {
+        let rows = elements("lookups", ids.len(), 1)?;
+        let mut order: Vec<u32> = (0..rows as u32).collect();
+        order.sort_by_key(|&row| ids[row as usize]); // stable: equal ids stay in the order of the rows
+        let mut runs = Vec::new();
+        let mut first = 0;
+        for run in order.chunk_by(|&a, &b| ids[a as usize] == ids[b as usize]) {
+            runs.extend([ids[run[0] as usize], first, run.len() as u32]);
+            first += run.len() as u32;
+        }
+        let end = ids.iter().max().map_or(0, |&id| id as usize + 1);
+        let distinct = runs.len() / 3;
+        Ok(Lookups { order: from_u32(gpu, &order)?, runs: from_u32(gpu, &runs)?, rows, distinct, end })
+    }
+}
+
+impl Embedding {
+    /// The gradient of [`super::packed::PackedMatrix::lookup`]: `d_table[ids[r], c] += scale * dx[r, c]`, in the order of the
+    /// rows.
+    ///
+    /// `lookups` has the ids; `dx`: `[rows, width]` f32. `d_table` is added to: f32 panels of `[vocab, width]`,
+    /// see [`crate::panels::len`]. Rows of the table that do not occur are not touched.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an id that is not below vocab, among others.
+    pub fn backward<G: Gpu>(
+        &self,
+        gpu: &G,
+        lookups: &Lookups<G::Buffer>,
+        dx: &G::Buffer,
+        d_table: &G::Buffer,
+    ) -> Result<()> {
+        let place = BACKWARD.name;
+        if lookups.rows != self.rows || lookups.end > self.vocab {
+            return Err(Error::Argument {
+                place,
+                what: "lookups".into(),
+                expected: format!("{} ids below {}", self.rows, self.vocab),
+                found: format!("{} ids, the largest {:?}", lookups.rows, lookups.end.checked_sub(1)),
+            });
+        }
+        let count = elements(place, self.rows, self.width)?;
+        check_size(place, "dx", dx, count, 4)?;
+        let table = elements(place, self.padded_vocab(place)?, self.width)?;
+        check_size(place, "d_table", d_table, table, 4)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let scalars = [
+            Scalar::U32(lookups.distinct as u32), // at most rows
+            Scalar::U32(self.width as u32),
+            Scalar::F32(self.scale),
+        ];
+        let groups = fold(place, elements(place, lookups.distinct, self.width.div_ceil(COLUMNS))?)?;
+        // SAFETY: the kernel touches the `distinct` parts of runs; order, which was sorted out of as many ids,
+        // and names rows below `rows`; rows * width elements of dx; and rows below vocab of d_table.
+        unsafe { gpu.launch(&BACKWARD, &[dx, &lookups.order, &lookups.runs, d_table], &scalars, groups) }
+    }
+
+    /// Rows of the table with those that fill up the last panel.
+    fn padded_vocab(&self, place: &'static str) -> Result<usize> {
+        elements(place, self.vocab.div_ceil(LANES), LANES)
+    }
+}
