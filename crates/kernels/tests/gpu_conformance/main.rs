@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, unused_imports))]
 
+mod adamw;
 mod contract;
 mod cross_entropy;
 mod matmul;
@@ -60,6 +61,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
         let cases = matmul::cases(gpu, kernel.name)
             .or_else(|| rmsnorm::cases(gpu, kernel.name))
             .or_else(|| cross_entropy::cases(gpu, kernel.name))
+            .or_else(|| adamw::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }
