@@ -25,6 +25,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::matmul::KERNELS,
     launch::cross_entropy::KERNELS,
     launch::adamw::KERNELS,
+    launch::sgd::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

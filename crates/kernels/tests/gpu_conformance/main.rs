@@ -12,6 +12,7 @@ mod cross_entropy;
 mod matmul;
 mod numbers;
 mod rmsnorm;
+mod sgd;
 
 use wootz_kernels::device::{Error, Gpu, kernels};
 
@@ -62,6 +63,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| rmsnorm::cases(gpu, kernel.name))
             .or_else(|| cross_entropy::cases(gpu, kernel.name))
             .or_else(|| adamw::cases(gpu, kernel.name))
+            .or_else(|| sgd::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

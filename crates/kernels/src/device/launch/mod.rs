@@ -7,6 +7,7 @@ pub mod adamw;
 pub mod cross_entropy;
 pub mod matmul;
 pub mod rmsnorm;
+pub mod sgd;
 
 use super::gpu::{DeviceBuffer, Error, Gpu, Result};
 
