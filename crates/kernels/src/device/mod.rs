@@ -26,6 +26,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::cross_entropy::KERNELS,
     launch::adamw::KERNELS,
     launch::sgd::KERNELS,
+    launch::grad_norm::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.
