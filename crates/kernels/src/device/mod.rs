@@ -27,6 +27,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::adamw::KERNELS,
     launch::sgd::KERNELS,
     launch::grad_norm::KERNELS,
+    launch::sampling::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

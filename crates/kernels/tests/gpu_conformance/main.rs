@@ -13,6 +13,7 @@ mod grad_norm;
 mod matmul;
 mod numbers;
 mod rmsnorm;
+mod sampling;
 mod sgd;
 
 use wootz_kernels::device::{Error, Gpu, kernels};
@@ -66,6 +67,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| adamw::cases(gpu, kernel.name))
             .or_else(|| sgd::cases(gpu, kernel.name))
             .or_else(|| grad_norm::cases(gpu, kernel.name))
+            .or_else(|| sampling::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

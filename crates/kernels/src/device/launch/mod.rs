@@ -8,6 +8,7 @@ pub mod cross_entropy;
 pub mod grad_norm;
 pub mod matmul;
 pub mod rmsnorm;
+pub mod sampling;
 pub mod sgd;
 
 use super::gpu::{DeviceBuffer, Error, Gpu, Result};
