@@ -28,6 +28,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::sgd::KERNELS,
     launch::grad_norm::KERNELS,
     launch::sampling::KERNELS,
+    launch::dropout::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.
