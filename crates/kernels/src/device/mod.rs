@@ -29,6 +29,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::grad_norm::KERNELS,
     launch::sampling::KERNELS,
     launch::dropout::KERNELS,
+    launch::dora::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

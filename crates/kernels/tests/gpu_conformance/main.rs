@@ -9,6 +9,7 @@
 mod adamw;
 mod contract;
 mod cross_entropy;
+mod dora;
 mod dropout;
 mod grad_norm;
 mod matmul;
@@ -70,6 +71,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| grad_norm::cases(gpu, kernel.name))
             .or_else(|| sampling::cases(gpu, kernel.name))
             .or_else(|| dropout::cases(gpu, kernel.name))
+            .or_else(|| dora::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

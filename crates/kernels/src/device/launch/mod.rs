@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod cross_entropy;
+pub mod dora;
 pub mod dropout;
 pub mod grad_norm;
 pub mod matmul;
