@@ -22,6 +22,11 @@ impl Rng {
         Rng { key: mix(mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ stream), counter: 0 }
     }
 
+    /// What tells the stream apart, for [`Rng::at`] on a GPU.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
     /// The stream's number `index`.
     pub fn at(&self, index: u64) -> u64 {
         mix(self.key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))

@@ -29,6 +29,13 @@ static OPS: &[&[&Kernel]] = &[
     launch::mlp::KERNELS,
     launch::rope::KERNELS,
     launch::embedding::KERNELS,
+    launch::cross_entropy::KERNELS,
+    launch::adamw::KERNELS,
+    launch::sgd::KERNELS,
+    launch::grad_norm::KERNELS,
+    launch::sampling::KERNELS,
+    launch::dropout::KERNELS,
+    launch::dora::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

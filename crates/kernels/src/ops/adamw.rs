@@ -54,7 +54,7 @@ impl AdamW {
         });
     }
 
-    fn terms(&self) -> Terms {
+    pub(crate) fn terms(&self) -> Terms {
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         Terms {
             grad_scale: self.grad_scale,
@@ -71,20 +71,20 @@ impl AdamW {
 
 /// What the formula needs of the settings, rounded once.
 #[derive(Clone, Copy)]
-struct Terms {
-    grad_scale: f32,
+pub(crate) struct Terms {
+    pub grad_scale: f32,
     /// 1 - beta1.
-    fresh1: f32,
-    beta2: f32,
+    pub fresh1: f32,
+    pub beta2: f32,
     /// 1 - beta2.
-    fresh2: f32,
+    pub fresh2: f32,
     /// 1 / sqrt(1 - beta2^t).
-    root: f32,
-    eps: f32,
+    pub root: f32,
+    pub eps: f32,
     /// lr / (1 - beta1^t).
-    lr: f32,
+    pub lr: f32,
     /// 1 - lr · weight_decay.
-    keep: f32,
+    pub keep: f32,
 }
 
 struct Update<'a> {

@@ -22,6 +22,12 @@ impl Dropout {
         Dropout { probability, key }
     }
 
+    /// For a GPU: the key of the numbers, the least drawn number (of 32 bits) that stays, and what then multiplies.
+    pub(crate) fn terms(&self) -> (u64, u32, f32) {
+        let least = (f64::from(self.probability) * 4_294_967_296.0).ceil();
+        (self.key.key(), least as u32, 1.0 / (1.0 - self.probability))
+    }
+
     /// What element `at` is multiplied with.
     fn factor(&self, at: usize) -> f32 {
         // Two elements share a number: its upper and its lower 32 bits.

@@ -6,8 +6,13 @@
 
 #![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, unused_imports))]
 
+mod adamw;
 mod contract;
+mod cross_entropy;
+mod dora;
+mod dropout;
 mod embedding;
+mod grad_norm;
 mod layernorm;
 mod matmul;
 mod mlp;
@@ -16,6 +21,8 @@ mod packed;
 mod residual;
 mod rmsnorm;
 mod rope;
+mod sampling;
+mod sgd;
 
 use wootz_kernels::device::{Error, Gpu, kernels};
 
@@ -70,6 +77,13 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| mlp::cases(gpu, kernel.name))
             .or_else(|| rope::cases(gpu, kernel.name))
             .or_else(|| embedding::cases(gpu, kernel.name))
+            .or_else(|| cross_entropy::cases(gpu, kernel.name))
+            .or_else(|| adamw::cases(gpu, kernel.name))
+            .or_else(|| sgd::cases(gpu, kernel.name))
+            .or_else(|| grad_norm::cases(gpu, kernel.name))
+            .or_else(|| sampling::cases(gpu, kernel.name))
+            .or_else(|| dropout::cases(gpu, kernel.name))
+            .or_else(|| dora::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

@@ -202,6 +202,7 @@ fn lookups<G: Gpu>(gpu: &G, dtype: DType) -> usize {
             ids[0] = n as u32 - 1;
             ids.extend([n as u32, u32::MAX]);
             let before = numbers(ids.len() * k, 3);
+            let most = w.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
             for (write, scale) in [(Write::Set, 1.0f32), (Write::Add, 1.7)] {
                 let expected: Vec<Near> = (0..ids.len() * k)
                     .map(|i| {
@@ -209,7 +210,7 @@ fn lookups<G: Gpu>(gpu: &G, dtype: DType) -> usize {
                         let value = if id < n { w[id * k + i % k] * f64::from(scale) } else { 0.0 };
                         let start = if write == Write::Add { f64::from(before[i]) } else { 0.0 };
                         // A weight may have been rounded twice on its way, from terms of the size of its block.
-                        Near(value + start, 4.0 * ULP * (value.abs() + start.abs() + largest(&w)))
+                        Near(value + start, 4.0 * ULP * (value.abs() + start.abs() + most))
                     })
                     .collect();
                 for w in [&whole, &parts] {
@@ -222,8 +223,4 @@ fn lookups<G: Gpu>(gpu: &G, dtype: DType) -> usize {
         }
     }
     cases
-}
-
-fn largest(values: &[f64]) -> f64 {
-    values.iter().fold(0.0, |largest, value| value.abs().max(largest))
 }

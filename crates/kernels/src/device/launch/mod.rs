@@ -3,7 +3,12 @@
 //! A launcher checks that each buffer is as large as the shape says, before any kernel sees it; on that check
 //! rests the safety of [`Gpu::launch`].
 
+pub mod adamw;
+pub mod cross_entropy;
+pub mod dora;
+pub mod dropout;
 pub mod embedding;
+pub mod grad_norm;
 pub mod layernorm;
 pub mod matmul;
 pub mod mlp;
@@ -11,6 +16,8 @@ pub mod packed;
 pub mod residual;
 pub mod rmsnorm;
 pub mod rope;
+pub mod sampling;
+pub mod sgd;
 
 use super::gpu::{DeviceBuffer, Error, Gpu, Result};
 

@@ -1,0 +1,123 @@
+//! AdamW on a GPU: kernels and launches. The formulas stand in `ops/adamw.wgsl`.
+
+use super::{check_size, elements, fold};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::ops::adamw;
+
+const WGSL: Option<&str> = Some(include_str!("../../ops/adamw.wgsl"));
+const SCALARS: &[ScalarKind] = &[
+    ScalarKind::U32,
+    ScalarKind::F32,
+    ScalarKind::F32,
+    ScalarKind::F32,
+    ScalarKind::F32,
+    ScalarKind::F32,
+    ScalarKind::F32,
+    ScalarKind::F32,
+    ScalarKind::F32,
+];
+
+/// The kernels.
+pub static KERNELS: &[&Kernel] = &[&UPDATE, &UPDATE_BF16];
+
+/// New weights and moments.
+pub static UPDATE: Kernel = Kernel {
+    name: "adamw_update",
+    entry: "adamw_update",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[write(0, "w"), read(1, "gradient"), write(2, "m"), write(3, "v")],
+    scalars: SCALARS,
+};
+
+/// New weights and moments, and the weights in bf16.
+pub static UPDATE_BF16: Kernel = Kernel {
+    name: "adamw_update_bf16",
+    entry: "adamw_update_bf16",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[write(0, "w"), read(1, "gradient"), write(2, "m"), write(3, "v"), write(4, "rounded")],
+    scalars: SCALARS,
+};
+
+/// A step of AdamW over so many weights.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    /// Weights.
+    pub count: usize,
+    /// The settings of the step.
+    pub options: adamw::AdamW,
+}
+
+impl AdamW {
+    /// Moves `w` by `gradient`, with the moments `m` and `v`: each `[count]` f32, all but the gradient overwritten with
+    /// what is new, in buffers of their own.
+    ///
+    /// Panics in step 0.
+    pub fn update<G: Gpu>(
+        &self,
+        gpu: &G,
+        w: &G::Buffer,
+        gradient: &G::Buffer,
+        m: &G::Buffer,
+        v: &G::Buffer,
+    ) -> Result<()> {
+        let place = UPDATE.name;
+        let Some(scalars) = self.scalars(place)? else { return Ok(()) };
+        for (name, buffer) in [("w", w), ("gradient", gradient), ("m", m), ("v", v)] {
+            check_size(place, name, buffer, self.count, 4)?;
+        }
+        let groups = fold(place, self.count.div_ceil(256))?;
+        // SAFETY: the kernel touches count elements of each buffer: checked above.
+        unsafe { gpu.launch(&UPDATE, &[w, gradient, m, v], &scalars, groups) }
+    }
+
+    /// As [`AdamW::update`]; and assigns `rounded`, the new weights in bf16, rounded to nearest and ties to even:
+    /// `[half of count, rounded up]` words of two neighbours, the first in the lower half. The last half of an odd
+    /// count is 0.
+    #[allow(clippy::too_many_arguments)] // update's arguments, and one more
+    pub fn update_bf16<G: Gpu>(
+        &self,
+        gpu: &G,
+        w: &G::Buffer,
+        gradient: &G::Buffer,
+        m: &G::Buffer,
+        v: &G::Buffer,
+        rounded: &G::Buffer,
+    ) -> Result<()> {
+        let place = UPDATE_BF16.name;
+        let Some(scalars) = self.scalars(place)? else { return Ok(()) };
+        for (name, buffer) in [("w", w), ("gradient", gradient), ("m", m), ("v", v)] {
+            check_size(place, name, buffer, self.count, 4)?;
+        }
+        let words = self.count.div_ceil(2);
+        check_size(place, "rounded", rounded, words, 4)?;
+        let groups = fold(place, words.div_ceil(256))?;
+        // SAFETY: the kernel touches count elements of the first four buffers, and half as many words of the last:
+        // checked above.
+        unsafe { gpu.launch(&UPDATE_BF16, &[w, gradient, m, v, rounded], &scalars, groups) }
+    }
+
+    /// The kernels' scalars; `None` when there is nothing to do.
+    fn scalars(&self, place: &'static str) -> Result<Option<[Scalar; 9]>> {
+        assert!(self.options.step > 0, "steps are counted from 1");
+        if self.count == 0 {
+            return Ok(None);
+        }
+        let count = elements(place, self.count, 1)?;
+        let terms = self.options.terms();
+        Ok(Some([
+            Scalar::U32(count as u32),
+            Scalar::F32(terms.grad_scale),
+            Scalar::F32(terms.fresh1),
+            Scalar::F32(terms.beta2),
+            Scalar::F32(terms.fresh2),
+            Scalar::F32(terms.root),
+            Scalar::F32(terms.eps),
+            Scalar::F32(terms.lr),
+            Scalar::F32(terms.keep),
+        ]))
+    }
+}

@@ -1,0 +1,99 @@
+// A step of AdamW, f32, in place.
+//
+//   g   = grad_scale * gradient
+//   m  += fresh1 * (g - m)                        fresh1 = 1 - beta1
+//   v   = beta2 * v + fresh2 * g^2                fresh2 = 1 - beta2
+//   w   = keep * w - lr * m / (sqrt(v) * root + eps)
+//
+// keep = 1 - learning rate * weight decay, lr = learning rate / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t): the
+// host computes them in f64 and rounds them once.
+//
+// w, gradient, m, v: [count], in any order that is the same for all four.
+//
+// Weights that are multiplied in bf16 are moved in f32, for a step of a millionth of a weight is nothing in bf16:
+// then w is the f32 copy that the optimiser keeps ("master weights"), and adamw_update_bf16 also writes what the
+// products read, `rounded`, two neighbours in a word: element 2i in the lower half of word i, 2i + 1 in the upper.
+//
+// A thread takes one element, or one word of `rounded`.
+
+struct Step {
+    count: u32,
+    grad_scale: f32,
+    fresh1: f32,
+    beta2: f32,
+    fresh2: f32,
+    root: f32,
+    eps: f32,
+    lr: f32,
+    keep: f32,
+}
+
+var<immediate> step: Step;
+
+@group(0) @binding(0) var<storage, read_write> w: array<f32>;
+@group(0) @binding(1) var<storage, read> gradient: array<f32>;
+@group(0) @binding(2) var<storage, read_write> m: array<f32>;
+@group(0) @binding(3) var<storage, read_write> v: array<f32>;
+@group(0) @binding(4) var<storage, read_write> rounded: array<u32>;
+
+const THREADS: u32 = 256u;
+
+// Moves element i and returns its new weight.
+fn moved(i: u32) -> f32 {
+    let g = gradient[i] * step.grad_scale;
+    let new_m = m[i] + step.fresh1 * (g - m[i]);
+    let new_v = step.beta2 * v[i] + step.fresh2 * (g * g);
+    let new_w = step.keep * w[i] - step.lr * new_m / (sqrt(new_v) * step.root + step.eps);
+    m[i] = new_m;
+    v[i] = new_v;
+    w[i] = new_w;
+    return new_w;
+}
+
+// The upper half of an f32, rounded to nearest and ties to even. NaN stays NaN.
+fn to_bf16(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    if (bits & 0x7fffffffu) > 0x7f800000u {
+        return (bits >> 16u) | 0x40u;
+    }
+    return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
+}
+
+// What this thread takes of `count`; `count` itself if nothing. The grid may have groups to spare: they are told
+// before the number of their first element overflows.
+fn index(group: vec3<u32>, groups: vec3<u32>, thread: u32, count: u32) -> u32 {
+    let block = group.y * groups.x + group.x;
+    if block > (count - 1u) / THREADS {
+        return count;
+    }
+    return min(block * THREADS + thread, count);
+}
+
+@compute @workgroup_size(256)
+fn adamw_update(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = index(group, groups, thread, step.count);
+    if i < step.count {
+        _ = moved(i);
+    }
+}
+
+@compute @workgroup_size(256)
+fn adamw_update_bf16(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let words = (step.count - 1u) / 2u + 1u;
+    let word = index(group, groups, thread, words);
+    if word < words {
+        var pair = to_bf16(moved(2u * word));
+        if 2u * word + 1u < step.count { // else the last word's upper half is 0
+            pair |= to_bf16(moved(2u * word + 1u)) << 16u;
+        }
+        rounded[word] = pair;
+    }
+}
