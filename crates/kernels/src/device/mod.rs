@@ -20,7 +20,7 @@ pub mod wgpu;
 pub use gpu::{Access, Binding, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, ScalarKind};
 
 /// The kernels of each op.
-static OPS: &[&[&Kernel]] = &[launch::rmsnorm::KERNELS, launch::matmul::KERNELS];
+static OPS: &[&[&Kernel]] = &[launch::rmsnorm::KERNELS, launch::matmul::KERNELS, launch::attention::KERNELS];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {

@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, unused_imports))]
 
+mod attention;
 mod contract;
 mod matmul;
 mod numbers;
@@ -58,6 +59,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
         gpu.compile(kernel).unwrap();
         let cases = matmul::cases(gpu, kernel.name)
             .or_else(|| rmsnorm::cases(gpu, kernel.name))
+            .or_else(|| attention::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

@@ -3,6 +3,7 @@
 //! A launcher checks that each buffer is as large as the shape says, before any kernel sees it; on that check
 //! rests the safety of [`Gpu::launch`].
 
+pub mod attention;
 pub mod matmul;
 pub mod rmsnorm;
 
