@@ -271,7 +271,64 @@ fn append<G: Gpu>(gpu: &G) -> usize {
             case.attention().chunks(gpu, &chunks).unwrap().append(gpu, &small, [&k_, &v_], [keys, values]);
         assert!(refused.is_err(), "37 rows and a window of 3 need 39 positions");
     }
-    count
+    append_many(gpu);
+    wrong_use_is_an_error(gpu);
+    count + 1
+}
+
+/// More tiles than a grid dimension holds: 16 query heads share a key, so a tile has one token. (The other kernels take
+/// minutes for so many on a software device; they find their tile in the same way.)
+fn append_many<G: Gpu>(gpu: &G) {
+    let case = Case { heads: 16, kv_heads: 1, dim: 4, tokens: 66_000, window: None };
+    let layer = Layer::new(gpu, case, 1, case.tokens, CacheType::F32);
+    let [_, k, v, _] = case.inputs(1);
+    let [k_, v_] = [&k, &v].map(|x| from_f32(gpu, x).unwrap());
+    let chunks = case.attention().chunks(gpu, &[Chunk { rows: 0..case.tokens, first: 0, slot: 0 }]).unwrap();
+    let [keys, values] = &layer.buffers;
+    chunks.append(gpu, &layer.cache, [&k_, &v_], [keys, values]).unwrap();
+    assert_eq!([keys, values].map(|x| bits(&to_f32(gpu, x).unwrap())), [bits(&k), bits(&v)]);
+}
+
+/// What does not fit is refused; nothing to do is no error.
+fn wrong_use_is_an_error<G: Gpu>(gpu: &G) {
+    let good = Attention { heads: 4, kv_heads: 2, dim: 8, scale: 1.0, window: None };
+    for wrong in [
+        Attention { heads: 3, ..good },
+        Attention { kv_heads: 0, ..good },
+        Attention { dim: 6, ..good },
+        Attention { dim: 260, ..good },
+        Attention { window: Some(0), ..good },
+    ] {
+        assert!(wrong.chunks(gpu, &[]).is_err() && wrong.sequences(gpu, &[]).is_err(), "{wrong:?}");
+    }
+
+    let cache = Cache { slots: 2, capacity: 9, kind: CacheType::F32 };
+    let [keys, q, row, small] =
+        [2 * 2 * 9 * 8, 3 * 4 * 8, 3 * 4, 5].map(|count| gpu.alloc(4 * count).unwrap());
+    let three = |first, slot| good.chunks(gpu, &[Chunk { rows: 0..3, first, slot }]).unwrap();
+    let outputs = [&gpu.alloc(4 * 3 * 4 * 8).unwrap(), &row];
+    three(6, 1).forward(gpu, &cache, &q, [&keys, &keys], outputs).unwrap();
+    let refused = three(7, 1).forward(gpu, &cache, &q, [&keys, &keys], outputs).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "attention_forward: cache: expected room for 2 sequences of 10 positions, found 2 of 9"
+    );
+    assert!(three(6, 2).forward(gpu, &cache, &q, [&keys, &keys], outputs).is_err(), "slot");
+    assert!(three(6, 1).forward(gpu, &cache, &small, [&keys, &keys], outputs).is_err(), "q");
+    assert!(three(6, 1).forward(gpu, &cache, &q, [&keys, &small], outputs).is_err(), "values");
+    assert!(three(6, 1).forward(gpu, &cache, &q, [&keys, &keys], [outputs[0], &small]).is_err(), "lse");
+    assert!(three(6, 1).append(gpu, &cache, [&q, &small], [&keys, &row]).is_err(), "v");
+    assert!(three(6, 1).decode(gpu, &cache, &q, [&keys, &keys], outputs, &small).is_err(), "scratch");
+    assert!(good.chunks(gpu, &[Chunk { rows: 0..3, first: usize::MAX - 1, slot: 0 }]).is_err(), "positions");
+
+    let none = gpu.alloc(0).unwrap();
+    let chunks = good.chunks(gpu, &[Chunk { rows: 2..2, first: 0, slot: 0 }]).unwrap();
+    chunks.append(gpu, &cache, [&none; 2], [&none; 2]).unwrap();
+    chunks.forward(gpu, &cache, &none, [&none; 2], [&none; 2]).unwrap();
+    chunks.decode(gpu, &cache, &none, [&none; 2], [&none; 2], &none).unwrap();
+    let sequences = good.sequences(gpu, &[0, 0]).unwrap();
+    sequences.forward(gpu, [&none; 3], [&none; 2]).unwrap();
+    sequences.backward(gpu, [&none; 3], [&none; 2], &none, [&none; 3], &none).unwrap();
 }
 
 /// Whole prompts, over a cache and without one.

@@ -153,9 +153,10 @@ fn gather(start: Sums, of_step: u32, at: Places, thread: u32) -> Sums {
     return sums;
 }
 
-// The weight of a score; a score that is seen is at most lse, but for rounding.
+// The weight of a score. One that is seen is at most lse, but for rounding; others may be anything. Less than e^-100
+// counts for nothing.
 fn weight(sees: bool, score: f32, row_lse: f32) -> f32 {
-    return select(0.0, exp(min(score - row_lse, 0.0)), sees);
+    return select(0.0, exp(clamp(score - row_lse, -100.0, 0.0)), sees);
 }
 
 // stats is assigned. A workgroup takes 16 rows and heads, with 16 threads each.

@@ -241,9 +241,15 @@ fn gather(start: vec4<f32>, one: u32, two: u32, first: u32, thread: u32) -> vec4
     return sum;
 }
 
+// e^x of x <= 0, which may be as low as LOWEST. What is less than e^-100 counts for nothing beside a weight of 1, and
+// the exponential of a device need not know infinity.
+fn weight(x: f32) -> f32 {
+    return exp(max(x, -100.0));
+}
+
 // e^(before - after), exactly 1 where nothing changes: a step that a row does not see must leave no trace.
 fn shrink(before: f32, after: f32) -> f32 {
-    return select(exp(before - after), 1.0, before == after);
+    return select(weight(before - after), 1.0, before == after);
 }
 
 // The part of this thread's row from one stretch of keys.
@@ -270,8 +276,8 @@ fn part_of(tile: Tile, row: Row, stretch: u32, thread: u32) -> Part {
             largest = max(largest, weights[r * WEIGHTS + i]);
         }
         workgroupBarrier(); // nobody overwrites the scores before all have read them
-        weights[r * WEIGHTS + lane] = select(0.0, exp(score_one - largest), sees_one);
-        weights[r * WEIGHTS + lane + 16u] = select(0.0, exp(score_two - largest), sees_two);
+        weights[r * WEIGHTS + lane] = select(0.0, weight(score_one - largest), sees_one);
+        weights[r * WEIGHTS + lane + 16u] = select(0.0, weight(score_two - largest), sees_two);
 
         let factor = shrink(part.largest, largest);
         part.largest = largest;
