@@ -464,10 +464,12 @@ fn few_queries_over_many_keys<G: Gpu>(gpu: &G) -> usize {
         for (slot, &tokens) in lengths.iter().enumerate() {
             let [of_q, of_k, of_v, _] = case(tokens).inputs(slot as u64);
             let first = tokens - last(tokens);
-            // All but the last tokens go ahead, without queries.
+            // All but the last tokens go ahead, without queries; what is behind the window stays NaN.
+            let start = window.map_or(0, |window| (first + 1usize).saturating_sub(window));
             let [k_, v_] = [&of_k, &of_v].map(|x| from_f32(gpu, x).unwrap());
             let [keys, values] = &layer.buffers;
-            let ahead = case(tokens).attention().chunks(gpu, &[Chunk { rows: 0..first, first: 0, slot }]);
+            let ahead =
+                case(tokens).attention().chunks(gpu, &[Chunk { rows: start..first, first: start, slot }]);
             ahead.unwrap().append(gpu, &layer.cache, [&k_, &v_], [keys, values]).unwrap();
             q.extend_from_slice(&of_q[first * heads * dim..]);
             k.extend_from_slice(&of_k[first * kv_heads * dim..]);

@@ -240,15 +240,16 @@ impl Attention {
 
     /// The table for tokens whose keys and values go to, and are read from, a cache.
     ///
-    /// No two chunks may have a row or a slot in common.
+    /// No two chunks may have a row in common, nor a slot if they are appended to it.
     pub fn chunks<G: Gpu>(&self, gpu: &G, chunks: &[Chunk]) -> Result<Chunks<G::Buffer>> {
         self.check()?;
         let per_tile = TILE / self.heads_per_tile();
         let (mut rows, mut slots, mut positions, mut stretches) = (0, 0, 0, 0);
         let mut tiles: Vec<[usize; 4]> = Vec::new();
         for Chunk { rows: of_chunk, first, slot } in chunks.iter().filter(|chunk| !chunk.rows.is_empty()) {
-            let (count, end) =
-                (of_chunk.len(), elements(FORWARD.name, first.saturating_add(of_chunk.len()), 2)? / 2);
+            let count = of_chunk.len();
+            let end = first.saturating_add(count);
+            elements(FORWARD.name, end, 2)?; // so that the kernels may look a step beyond
             rows = rows.max(of_chunk.end);
             slots = slots.max(slot.saturating_add(1));
             positions = positions.max(end - self.first_seen(*first));
