@@ -26,7 +26,7 @@ mod with_compiler {
                     kernel.name
                 );
                 // The kernel's code lies in a section of its own name.
-                let section = format!(".text.{}\0", kernel.name);
+                let section = format!(".text.{}\0", kernel.entry);
                 let found = cubin.windows(section.len()).any(|bytes| bytes == section.as_bytes());
                 assert!(found, "{} is not in its cubin for {architecture}", kernel.name);
                 println!("{} {architecture}: {} bytes", kernel.name, cubin.len());
@@ -38,6 +38,7 @@ mod with_compiler {
     fn an_error_names_kernel_and_line() {
         static BROKEN: Kernel = Kernel {
             name: "broken",
+            entry: "broken",
             wgsl: None,
             cuda: Some("extern \"C\" __global__ void broken() {\n  nonsense();\n}\n"),
             workgroup: [1, 1, 1],

@@ -24,6 +24,7 @@ static OPS: &[&[&Kernel]] = &[
     launch::rmsnorm::KERNELS,
     launch::matmul::KERNELS,
     launch::packed::KERNELS,
+    launch::attention::KERNELS,
     launch::layernorm::KERNELS,
     launch::residual::KERNELS,
     launch::mlp::KERNELS,

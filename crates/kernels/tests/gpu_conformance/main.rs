@@ -7,6 +7,7 @@
 #![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, unused_imports))]
 
 mod adamw;
+mod attention;
 mod contract;
 mod cross_entropy;
 mod dora;
@@ -84,6 +85,7 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| sampling::cases(gpu, kernel.name))
             .or_else(|| dropout::cases(gpu, kernel.name))
             .or_else(|| dora::cases(gpu, kernel.name))
+            .or_else(|| attention::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }

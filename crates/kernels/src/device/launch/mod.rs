@@ -4,6 +4,7 @@
 //! rests the safety of [`Gpu::launch`].
 
 pub mod adamw;
+pub mod attention;
 pub mod cross_entropy;
 pub mod dora;
 pub mod dropout;
