@@ -7,6 +7,7 @@ use std::sync::Arc;
 use wootz_kernels::{DType, Precision};
 use wootz_model::Model;
 use wootz_model::adapter::{self, Base};
+use wootz_model::arch::identify;
 use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::Adapter;
 use wootz_model::plan::{Plan, Shape};
@@ -62,6 +63,15 @@ pub fn usual_dtype(model: &str) -> Result<DtypeName> {
         Some(DType::F32 | DType::F16) | None => DtypeName::F32,
         Some(_) => DtypeName::Bf16,
     })
+}
+
+/// The longest sequence of a model.
+///
+/// # Errors
+/// A model that cannot be opened.
+pub fn longest(model: &str) -> Result<usize> {
+    let checkpoint = load::open(&crate::model_arg::resolve(Some(model))?)?;
+    Ok(identify(&checkpoint)?.1.max_seq)
 }
 
 /// Loads the model. All that is trained is brought into f32 anyhow; what stays as it is takes the products' type, unless

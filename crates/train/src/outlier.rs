@@ -41,6 +41,11 @@ pub struct Judgement {
     pub skip: Option<Outlier>,
 }
 
+impl Judgement {
+    /// Of a step that measured nothing.
+    pub const NONE: Judgement = Judgement { loss_z: f64::NAN, grad_norm_z: f64::NAN, skip: None };
+}
+
 /// What stands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlier {

@@ -106,7 +106,7 @@ struct Questions {
 }
 
 fn begin(args: &GrpoArgs, threads: usize) -> Result<Ready> {
-    let settings = args.settings.resolve(args.run.config.as_deref(), tuning::usual_dtype)?;
+    let settings = args.settings.resolve(args.run.config.as_deref(), tuning::usual_dtype, tuning::longest)?;
     settings.check()?;
     let path = crate::model_arg::resolve(Some(&settings.model))?;
     let (_, config) = identify(&load::open(&path)?)?;

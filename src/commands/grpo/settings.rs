@@ -56,7 +56,7 @@ pub struct SettingsArgs {
     /// Prompts of a step
     #[arg(long, value_name = "P", help_heading = "Answers")]
     prompts_per_step: Option<usize>,
-    /// Tokens of an answer, at the most
+    /// Tokens of an answer, at the most [default: 256, or half of the model's longest sequence; fewer for built-in tasks]
     #[arg(long, short = 'n', value_name = "N", help_heading = "Answers")]
     max_new_tokens: Option<usize>,
     /// Divides logits before answers are drawn
@@ -151,7 +151,8 @@ struct Usual {
 }
 
 impl SettingsArgs {
-    /// Flags first, then the file, then what nobody needs to say. `dtype` is what products of the model usually multiply.
+    /// Flags first, then the file, then what nobody needs to say. `dtype` is what products of the model usually multiply,
+    /// `longest` its longest sequence.
     ///
     /// # Errors
     /// A file that cannot be read, or has a name that is no setting's; data without a reward.
@@ -159,6 +160,7 @@ impl SettingsArgs {
         &self,
         file: Option<&Path>,
         dtype: impl Fn(&str) -> Result<DtypeName>,
+        longest: impl Fn(&str) -> Result<usize>,
     ) -> Result<Settings> {
         let file: SettingsArgs = from_file(file, "grpo")?;
         let flags = self;
@@ -195,6 +197,12 @@ impl SettingsArgs {
             }
             None => Usual { max_new_tokens: 256, prompts: 4, group: 4, lr: 1e-5, end: Vec::new() },
         };
+        let max_new_tokens = match (said!(max_new_tokens), built) {
+            (Some(count), _) => count,
+            (None, Some(_)) => usual.max_new_tokens,
+            // Half of what the model can read is for the prompt.
+            (None, None) => usual.max_new_tokens.min(longest(&model)? / 2).max(1),
+        };
         let heroes = built == Some(Built::Heroes);
         let form = said!(loss).unwrap_or(Form::Grpo);
         let epsilon = said!(epsilon).unwrap_or(0.2);
@@ -227,7 +235,7 @@ impl SettingsArgs {
             max_prompt_tokens: said!(max_prompt_tokens).unwrap_or(1024),
             group_size: said!(group_size).unwrap_or(usual.group),
             prompts_per_step: said!(prompts_per_step).unwrap_or(usual.prompts),
-            max_new_tokens: said!(max_new_tokens).unwrap_or(usual.max_new_tokens),
+            max_new_tokens,
             temperature: said!(temperature).unwrap_or(1.0),
             top_k: said!(top_k).unwrap_or(0),
             top_p: said!(top_p).unwrap_or(1.0),

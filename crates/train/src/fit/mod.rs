@@ -17,7 +17,7 @@ pub use state::State;
 use crate::data::hellaswag::Question;
 use crate::data::{self, TokenBytes};
 use crate::error::{Context, Result, fail};
-use crate::outlier::{Limits, Outlier};
+use crate::outlier::{Judgement, Limits, Outlier};
 use crate::run::checkpoint::{Best, Checkpoint, Keep, Saved, Store};
 use crate::run::metrics::{self, Metrics, Row};
 use crate::run::tensorboard::{Events, Start};
@@ -330,7 +330,11 @@ impl Run {
             self.unreceived = !without.is_empty();
             watch.received(self.state.step + 1, count, &without);
         }
-        let judged = self.state.guard.judge(measured.loss, measured.grad_norm, &self.plan.limits);
+        let judged = match measured.refused {
+            // Nothing was measured: a loss of 0 would make that of the next steps stand out.
+            Some(Refused::NoSignal) => Judgement::NONE,
+            _ => self.state.guard.judge(measured.loss, measured.grad_norm, &self.plan.limits),
+        };
         let step = self.state.step + 1;
         let loss_scale = self.trainer.loss_scale;
         let skipped = match (&measured.refused, judged.skip) {
