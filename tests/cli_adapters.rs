@@ -123,6 +123,31 @@ fn adapters_are_changed_in_a_conversation() {
         "/adapter off".to_owned(),
         "/clear\nhello\n".to_owned(),
     ];
+    let output = conversation(&args, &lines);
+    let notes = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, format!("{bare}\n{full}\n{half}\n{bare}\n"), "{notes}");
+    assert!(notes.contains("no adapter at no/such/adapter"), "{notes}");
+    assert_eq!(notes.matches("no adapter is on").count(), 2, "{notes}");
+    assert_eq!(notes.matches("on: ").count(), 2, "{notes}");
+
+    // What has replaced parameters has no strength, and is not taken back.
+    let (model, saved) = (fixture("qwen2-micro"), fixture("qwen2-micro/adapters/saved"));
+    let lines = [
+        format!("/adapter {saved}"),
+        format!("/adapter {saved}:0.5"),
+        format!("/adapter {saved}:1"),
+        "/adapter off\n".to_owned(),
+    ];
+    let output = conversation(&["chat", &model, "--plain", "-n", "4", "-t", "0"], &lines);
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{notes}");
+    assert!(notes.contains("has no strength but 1") && notes.contains("stay as they are"), "{notes}");
+    assert_eq!((notes.matches("error:").count(), notes.matches("on: ").count()), (1, 2), "{notes}");
+}
+
+/// `wootz chat`, to which these lines are said.
+fn conversation(args: &[&str], lines: &[String]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_wootz"))
         .args(args)
         .stdin(std::process::Stdio::piped())
@@ -131,13 +156,7 @@ fn adapters_are_changed_in_a_conversation() {
         .spawn()
         .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.join("\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let notes = String::from_utf8_lossy(&output.stderr);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said, format!("{bare}\n{full}\n{half}\n{bare}\n"), "{notes}");
-    assert!(notes.contains("no adapter at no/such/adapter"), "{notes}");
-    assert_eq!(notes.matches("no adapter is on").count(), 2, "{notes}");
-    assert_eq!(notes.matches("on: ").count(), 2, "{notes}");
+    child.wait_with_output().unwrap()
 }
 
 /// A run's newest checkpoint has its adapter in a folder of its own.

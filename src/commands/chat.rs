@@ -123,9 +123,9 @@ struct Chat {
     args: ChatArgs,
     tokenizer: Tokenizer,
     engine: Engine<Box<Model>>,
-    /// What each of the model's adapters was called.
-    adapters: Vec<String>,
-    /// Whether one of them has replaced parameters, which stay replaced.
+    /// The model's adapters.
+    adapters: Vec<PutOn>,
+    /// Whether one that was on has replaced parameters, which stay replaced.
     replaced: bool,
     sampler: SamplerOptions,
     /// `{"role": ..., "content": ...}`, as templates take them.
@@ -136,6 +136,14 @@ struct Chat {
     session: Option<Session>,
     /// Answers so far: each draws from a random stream of its own, so that a second try differs.
     answers: u64,
+}
+
+/// An adapter that is on.
+struct PutOn {
+    /// What it was called: `A` or `A:S`.
+    name: String,
+    /// It has taken the place of parameters, and has no strength.
+    replaces: bool,
 }
 
 /// What to do after a command.
@@ -242,7 +250,10 @@ impl Chat {
                 }
                 note(&match self.adapters.as_slice() {
                     [] => "no adapter is on".to_owned(),
-                    names => format!("on: {}", names.join(", ")),
+                    all => {
+                        let names: Vec<&str> = all.iter().map(|adapter| adapter.name.as_str()).collect();
+                        format!("on: {}", names.join(", "))
+                    }
                 });
             }
             "save" | "load" if self.args.plain => {
@@ -275,7 +286,7 @@ impl Chat {
         let replaces = !adapter.saved.is_empty();
         model.put_on(adapter)?;
         self.replaced |= replaces;
-        self.adapters.push(name.to_owned());
+        self.adapters.push(PutOn { name: name.to_owned(), replaces });
         self.session = None; // its cache is the old model's
         Ok(())
     }
@@ -283,13 +294,17 @@ impl Chat {
     /// Puts an adapter on, or changes the strength of one that is on.
     fn put_on_or_change(&mut self, name: &str) -> Result<()> {
         let (path, strength) = with_strength(name);
-        let Some(known) = self.adapters.iter().position(|known| with_strength(known).0 == path) else {
+        let known = |known: &PutOn| with_strength(&known.name).0 == path;
+        let Some(known) = self.adapters.iter().position(known) else {
             return self.put_on(name);
         };
+        if self.adapters[known].replaces && strength != 1.0 {
+            bail!("{path} replaces parameters (modules_to_save), and has no strength but 1");
+        }
         let model = self.engine.model_mut();
         model.adapters_mut()[known].strength = strength;
         model.measure_adapters();
-        name.clone_into(&mut self.adapters[known]);
+        name.clone_into(&mut self.adapters[known].name);
         self.session = None;
         Ok(())
     }
