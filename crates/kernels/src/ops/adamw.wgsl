@@ -36,8 +36,6 @@ var<immediate> step: Step;
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;
 @group(0) @binding(4) var<storage, read_write> rounded: array<u32>;
 
-const THREADS: u32 = 256u;
-
 // Moves element i and returns its new weight.
 fn moved(i: u32) -> f32 {
     let g = gradient[i] * step.grad_scale;
@@ -50,32 +48,13 @@ fn moved(i: u32) -> f32 {
     return new_w;
 }
 
-// The upper half of an f32, rounded to nearest and ties to even. NaN stays NaN.
-fn to_bf16(x: f32) -> u32 {
-    let bits = bitcast<u32>(x);
-    if (bits & 0x7fffffffu) > 0x7f800000u {
-        return (bits >> 16u) | 0x40u;
-    }
-    return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
-}
-
-// What this thread takes of `count`; `count` itself if nothing. The grid may have groups to spare: they are told
-// before the number of their first element overflows.
-fn index(group: vec3<u32>, groups: vec3<u32>, thread: u32, count: u32) -> u32 {
-    let block = group.y * groups.x + group.x;
-    if block > (count - 1u) / THREADS {
-        return count;
-    }
-    return min(block * THREADS + thread, count);
-}
-
 @compute @workgroup_size(256)
 fn adamw_update(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = index(group, groups, thread, step.count);
+    let i = element(group, groups, thread, step.count);
     if i < step.count {
         _ = moved(i);
     }
@@ -88,7 +67,7 @@ fn adamw_update_bf16(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let words = (step.count - 1u) / 2u + 1u;
-    let word = index(group, groups, thread, words);
+    let word = element(group, groups, thread, words);
     if word < words {
         var pair = to_bf16(moved(2u * word));
         if 2u * word + 1u < step.count { // else the last word's upper half is 0

@@ -30,18 +30,6 @@ var<immediate> shape: Shape;
 @group(0) @binding(8) var<storage, read> v: array<f32>;
 @group(0) @binding(9) var<storage, read_write> dm: array<f32>;
 
-const THREADS: u32 = 256u;
-
-// What this thread takes of `count`; `count` itself if nothing. The grid may have groups to spare: they are told
-// before the number of their first element overflows.
-fn index(group: vec3<u32>, groups: vec3<u32>, thread: u32, count: u32) -> u32 {
-    let block = group.y * groups.x + group.x;
-    if block > (count - 1u) / THREADS {
-        return count;
-    }
-    return min(block * THREADS + thread, count);
-}
-
 // gains_out is assigned.
 @compute @workgroup_size(256)
 fn dora_gains(
@@ -49,7 +37,7 @@ fn dora_gains(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = index(group, groups, thread, shape.n);
+    let i = element(group, groups, thread, shape.n);
     if i < shape.n {
         gains_out[i] = m[i] / lengths[i];
     }
@@ -63,7 +51,7 @@ fn dora_forward(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let count = shape.rows * shape.n;
-    let i = index(group, groups, thread, count);
+    let i = element(group, groups, thread, count);
     if i < count {
         let c = i % shape.n;
         if shape.has_bias != 0u {
@@ -82,7 +70,7 @@ fn dora_backward(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let count = shape.rows * shape.n;
-    let i = index(group, groups, thread, count);
+    let i = element(group, groups, thread, count);
     if i < count {
         dv[i] = gains[i % shape.n] * dy[i];
     }

@@ -33,8 +33,6 @@ var<immediate> draw: Draw;
 @group(0) @binding(2) var<storage, read> dy: array<f32>;
 @group(0) @binding(3) var<storage, read_write> dx: array<f32>;
 
-const THREADS: u32 = 256u;
-
 // a * b, of 32 bits each.
 fn product(a: u32, b: u32) -> vec2<u32> {
     let a_low = a & 0xffffu;
@@ -75,16 +73,6 @@ fn factors(n: u32) -> vec2<f32> {
     return select(vec2(0.0), vec2(draw.factor), z >= vec2(draw.least));
 }
 
-// The number of this thread's pair; that of all pairs if it has none. The grid may have groups to spare: they are told
-// before the number of their first pair overflows.
-fn pair_of(group: vec3<u32>, groups: vec3<u32>, thread: u32, pairs: u32) -> u32 {
-    let block = group.y * groups.x + group.x;
-    if block > (pairs - 1u) / THREADS {
-        return pairs;
-    }
-    return min(block * THREADS + thread, pairs);
-}
-
 // out is assigned.
 @compute @workgroup_size(256)
 fn dropout_forward(
@@ -93,7 +81,7 @@ fn dropout_forward(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let pairs = (draw.count - 1u) / 2u + 1u;
-    let n = pair_of(group, groups, thread, pairs);
+    let n = element(group, groups, thread, pairs);
     if n >= pairs {
         return;
     }
@@ -112,7 +100,7 @@ fn dropout_backward(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let pairs = (draw.count - 1u) / 2u + 1u;
-    let n = pair_of(group, groups, thread, pairs);
+    let n = element(group, groups, thread, pairs);
     if n >= pairs {
         return;
     }

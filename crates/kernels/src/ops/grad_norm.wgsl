@@ -42,7 +42,6 @@ var<immediate> size: Size;
 @group(0) @binding(6) var<storage, read_write> faults: array<u32>;
 @group(0) @binding(7) var<storage, read_write> x: array<f32>;
 
-const THREADS: u32 = 256u;
 const BLOCK: u32 = 16384u;
 
 // The value itself, of which the compiler knows nothing. Metal's compiles as if sums of floats could be regrouped, and
@@ -236,12 +235,7 @@ fn grad_norm_scale(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    // The grid may have groups to spare. They end here, before the number of their first element overflows.
-    let group_of_threads = group.y * groups.x + group.x;
-    if group_of_threads > (size.count - 1u) / THREADS {
-        return;
-    }
-    let i = group_of_threads * THREADS + thread;
+    let i = element(group, groups, thread, size.count);
     if i < size.count {
         x[i] = size.factor * x[i];
     }

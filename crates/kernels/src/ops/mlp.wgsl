@@ -36,20 +36,10 @@ var<immediate> soft: Cap;
 @group(0) @binding(7) var<storage, read_write> dup: array<f32>;
 @group(0) @binding(8) var<storage, read_write> logits: array<f32>;
 
-const THREADS: u32 = 256u;
 const GELU: u32 = 0u;
 const SILU: u32 = 1u;
 const TWICE_ROOT_2_OVER_PI: f32 = 1.5957691;
 const CUBIC: f32 = 0.044715;
-
-// The element of a thread, or `count` where there is none for it.
-fn element(group: vec3<u32>, groups: vec3<u32>, thread: u32, count: u32) -> u32 {
-    let tile = group.y * groups.x + group.x; // a grid dimension holds 65535 at most, so the tiles fill two
-    if tile > (count - 1u) / THREADS {
-        return count; // before the product below, which may not fit 32 bits in the unused groups of a large grid
-    }
-    return tile * THREADS + thread;
-}
 
 // sigmoid(z), and 1 - sigmoid(z) without subtracting. The argument of exp is never above 0, so nothing
 // overflows.

@@ -4,7 +4,11 @@ use super::{check_size, elements, fold};
 use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::ops::adamw;
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/adamw.wgsl"));
+const WGSL: Option<&str> = Some(concat!(
+    include_str!("../../ops/elements.wgsl"),
+    include_str!("../../ops/to_bf16.wgsl"),
+    include_str!("../../ops/adamw.wgsl")
+));
 const SCALARS: &[ScalarKind] = &[
     ScalarKind::U32,
     ScalarKind::F32,

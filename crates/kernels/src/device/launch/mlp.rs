@@ -4,7 +4,8 @@ use super::{check_size, elements, fold};
 use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::ops::mlp::Activation;
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/mlp.wgsl"));
+const WGSL: Option<&str> =
+    Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/mlp.wgsl")));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32];
 
 /// The kernels.

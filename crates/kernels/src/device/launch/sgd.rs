@@ -4,7 +4,11 @@ use super::{check_size, elements, fold};
 use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::ops::sgd::{self, Momentum};
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/sgd.wgsl"));
+const WGSL: Option<&str> = Some(concat!(
+    include_str!("../../ops/elements.wgsl"),
+    include_str!("../../ops/to_bf16.wgsl"),
+    include_str!("../../ops/sgd.wgsl")
+));
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32];
 
