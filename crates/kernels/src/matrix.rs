@@ -102,14 +102,7 @@ impl Matrix {
         precision: Precision,
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Matrix {
-        macro_rules! sizes {
-            ($layout:ty) => {
-                (cols.div_ceil(<$layout>::SPAN), <$layout>::BYTES)
-            };
-        }
-        let (blocks, block_bytes): (usize, usize) =
-            with_layout!(dtype, sizes, panic!("{dtype} is no type of weights"));
-        let panel_bytes = blocks * block_bytes;
+        let panel_bytes = panel_bytes(dtype, cols);
         let row_bytes =
             dtype.bytes(&[cols]).unwrap_or_else(|| panic!("{cols} values are no rows of {dtype}"));
         let mut data = Buffer::zeroed(rows.div_ceil(LANES) * panel_bytes);
@@ -143,13 +136,27 @@ impl Matrix {
     /// A matrix of zeros, in f32, f16 or bf16, whose products round their inputs to the same type. (A matrix of f16 from
     /// a file, see [`Matrix::pack`], takes inputs as they are.) Panics for other types.
     pub fn zeroed(dtype: DType, [rows, cols]: [usize; 2]) -> Matrix {
-        let (panel_bytes, operand) = match dtype {
-            DType::F32 => (cols * F32::BYTES, Operand::F32),
-            DType::F16 => (cols * F16::BYTES, Operand::F16),
-            DType::BF16 => (cols.div_ceil(Bf16::SPAN) * Bf16::BYTES, Operand::Bf16),
+        let operand = match dtype {
+            DType::F32 => Operand::F32,
+            DType::F16 => Operand::F16,
+            DType::BF16 => Operand::Bf16,
             other => panic!("{other} is no floating-point type of weights"),
         };
-        let data = Buffer::zeroed(rows.div_ceil(LANES) * panel_bytes);
+        let data = Buffer::zeroed(rows.div_ceil(LANES) * panel_bytes(dtype, cols));
+        Matrix::from_panels(dtype, [rows, cols], operand, data)
+    }
+
+    /// A matrix of these panels, one behind the other.
+    ///
+    /// Panics if `dtype` is no weight type, or there are not the bytes of its panels.
+    pub(crate) fn from_panels(
+        dtype: DType,
+        [rows, cols]: [usize; 2],
+        operand: Operand,
+        data: Buffer<u8>,
+    ) -> Matrix {
+        let panel_bytes = panel_bytes(dtype, cols);
+        assert_eq!(data.len(), rows.div_ceil(LANES) * panel_bytes, "bytes of the panels");
         Matrix { dtype, rows, cols, operand, panel_bytes, data }
     }
 
@@ -231,11 +238,6 @@ impl Matrix {
         &self.data[panels.start * self.panel_bytes..panels.end * self.panel_bytes]
     }
 
-    /// Bytes of a panel.
-    pub(crate) fn panel_bytes(&self) -> usize {
-        self.panel_bytes
-    }
-
     /// The bytes of panel `index`.
     pub(crate) fn panel(&self, index: usize) -> &[u8] {
         &self.data[index * self.panel_bytes..(index + 1) * self.panel_bytes]
@@ -246,6 +248,16 @@ impl Matrix {
         assert!(row < self.rows && out.len() == self.cols, "row {row} of {}", self.rows);
         dispatch(DecodeRow { matrix: self, row, out });
     }
+}
+
+/// Bytes of a panel of so many columns. Panics for types that no weights have.
+pub(crate) fn panel_bytes(dtype: DType, cols: usize) -> usize {
+    macro_rules! bytes {
+        ($layout:ty) => {
+            cols.div_ceil(<$layout>::SPAN) * <$layout>::BYTES
+        };
+    }
+    with_layout!(dtype, bytes, panic!("{dtype} is no type of weights"))
 }
 
 fn pack_panel(dtype: DType, rows: &Rows, panel: &mut [u8]) {

@@ -84,6 +84,9 @@ impl Cuda {
             software: false,
             max_buffer_bytes: memory,
             memory_bytes: Some(memory),
+            workgroup_bytes: 48 << 10,
+            workgroup_threads: 1024,
+            features: Vec::new(),
         };
         Ok(Cuda {
             info,

@@ -17,7 +17,7 @@ pub trait Gpu {
     /// The device's name and limits.
     fn info(&self) -> &Info;
 
-    /// Takes `bytes` of device memory, filled with zeros.
+    /// Takes `bytes` of device memory. What it holds is undefined.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::TooLarge`] when the device has the memory but no kernel could read it
@@ -44,8 +44,8 @@ pub trait Gpu {
     /// A buffer may be given twice if the kernel only reads it at both places.
     ///
     /// # Safety
-    /// With these scalars and this grid, the kernel reads and writes inside `buffers` only. (wgpu checks each
-    /// index; CUDA does not.)
+    /// With these scalars and this grid, the kernel reads and writes inside `buffers` only. (No driver checks an index, but
+    /// for wgpu in builds with debug assertions.)
     unsafe fn launch(
         &self,
         kernel: &'static Kernel,
@@ -79,6 +79,12 @@ pub struct Info {
     pub max_buffer_bytes: u64,
     /// The device's memory in bytes, where the driver tells.
     pub memory_bytes: Option<u64>,
+    /// Memory and threads that a workgroup may have.
+    pub workgroup_bytes: usize,
+    /// As above.
+    pub workgroup_threads: usize,
+    /// What it can do beyond the portable minimum, by name: `subgroups of 32`, `f16`.
+    pub features: Vec<String>,
 }
 
 /// A kernel: the same computation in each language, and how it is called.

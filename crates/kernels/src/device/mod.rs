@@ -1,6 +1,6 @@
 //! The devices that compute beside the CPU, behind one small trait.
 //!
-//! [`gpu`] says what a device can do ([`Gpu`]) and what a kernel is ([`Kernel`]: data, not code). Two drivers
+//! [`Accelerator`] is a GPU as the rest of the program sees it. [`gpu`] says what a device can do ([`Gpu`]) and what a kernel is ([`Kernel`]: data, not code). Two drivers
 //! implement the trait: `wgpu` (Vulkan and Metal; feature `wgpu`) runs the `.wgsl` of an op, `cuda` (NVIDIA;
 //! feature `cuda`) its `.cu`. [`launch`] turns an op's buffers and shape into launches of its kernels, for
 //! either driver.
@@ -8,15 +8,18 @@
 //! A new op adds its kernels to the list of [`kernels`]; nothing else here changes. The tests `gpu_conformance`,
 //! `wgsl_to_metal` and `cuda_compiles` walk that list.
 
+pub mod accelerator;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod gpu;
 pub mod launch;
 #[cfg(feature = "cuda")]
 pub mod nvrtc;
+pub mod peak;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
+pub use accelerator::{Accelerator, Api, Memory};
 pub use gpu::{Access, Binding, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, ScalarKind};
 
 /// The kernels of each op.
@@ -37,6 +40,9 @@ static OPS: &[&[&Kernel]] = &[
     launch::sampling::KERNELS,
     launch::dropout::KERNELS,
     launch::dora::KERNELS,
+    launch::moves::KERNELS,
+    launch::peak::KERNELS,
+    launch::round::KERNELS,
 ];
 
 /// Every GPU kernel. Tests walk them: a kernel that is not here is not tested.

@@ -1,11 +1,15 @@
 //! The driver for Vulkan and Metal, through the `wgpu` crate: runs the `.wgsl` of a kernel.
 //!
-//! Launches are collected in a command encoder and sent together: a submission costs as much as a small
-//! kernel. They are sent when 64 are waiting, and before anything is uploaded, downloaded or waited for.
+//! Launches are collected in one compute pass and sent together: a submission costs as much as a small kernel. They are
+//! sent when [`BATCH`] are waiting, and before anything is uploaded, downloaded or waited for. So a token is one
+//! submission, if all uploads come before its first launch.
+//!
+//! What a launch needs of the driver beside its pipeline, a group of bindings, is made once for the same buffers.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -13,8 +17,12 @@ use ::wgpu as api;
 
 use super::gpu::{Access, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, check_range};
 
-/// How many launches wait at most before they are sent.
-const BATCH: usize = 64;
+/// How many launches wait at most before they are sent: more than a token has, and few enough that the device begins
+/// with a long pass while it is still being written down.
+const BATCH: usize = 512;
+
+/// How many groups of bindings are kept at most.
+const GROUPS: usize = 8192;
 
 /// A device driven through Vulkan or Metal.
 pub struct Wgpu {
@@ -23,6 +31,8 @@ pub struct Wgpu {
     queue: api::Queue,
     kernels: Mutex<HashMap<&'static str, Arc<Compiled>>>,
     waiting: Mutex<Waiting>,
+    /// Counts the buffers that were freed: groups of bindings made before that keep them alive.
+    freed: Arc<AtomicU64>,
     /// What the driver reported outside of any call: the device is gone, or a queued launch failed.
     trouble: Arc<Mutex<Option<Trouble>>>,
 }
@@ -32,6 +42,15 @@ pub struct Wgpu {
 pub struct WgpuBuffer {
     buffer: api::Buffer,
     bytes: usize,
+    /// Tells buffers apart.
+    id: u64,
+    freed: Arc<AtomicU64>,
+}
+
+impl Drop for WgpuBuffer {
+    fn drop(&mut self) {
+        self.freed.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl DeviceBuffer for WgpuBuffer {
@@ -47,8 +66,15 @@ struct Compiled {
 
 #[derive(Default)]
 struct Waiting {
+    /// It is ended, by being dropped, before its encoder is finished.
+    pass: Option<api::ComputePass<'static>>,
     encoder: Option<api::CommandEncoder>,
     launches: usize,
+    /// The groups of bindings of kernels and buffers, and what [`Wgpu::freed`] was when they were made.
+    groups: HashMap<(&'static str, [u64; 8]), api::BindGroup>,
+    freed: u64,
+    /// Buffers made so far.
+    buffers: u64,
 }
 
 enum Trouble {
@@ -68,9 +94,21 @@ impl Wgpu {
     /// # Errors
     /// [`Error::NoAdapter`] with what to install; [`Error::Driver`] when the device does not open.
     pub fn open(name: Option<&str>) -> Result<Wgpu> {
+        Wgpu::open_by(name, |_| true)
+    }
+
+    /// As [`Wgpu::open`], of those that `takes` says yes to.
+    ///
+    /// # Errors
+    /// As [`Wgpu::open`].
+    pub fn open_by(name: Option<&str>, takes: impl Fn(&Info) -> bool) -> Result<Wgpu> {
         let all = adapters();
         let wanted = name.unwrap_or_default().to_lowercase();
-        let Some(adapter) = all.iter().find(|a| a.get_info().name.to_lowercase().contains(&wanted)) else {
+        let is_wanted = |a: &&api::Adapter| {
+            let info = describe(a);
+            info.name.to_lowercase().contains(&wanted) && takes(&info)
+        };
+        let Some(adapter) = all.iter().find(is_wanted) else {
             return Err(no_adapter(&all, &wanted));
         };
         let info = describe(adapter);
@@ -101,7 +139,13 @@ impl Wgpu {
         device.on_uncaptured_error(Arc::new(move |error| {
             lock(&seen).get_or_insert(Trouble::Failed(error.to_string()));
         }));
-        Ok(Wgpu { info, device, queue, kernels: Mutex::default(), waiting: Mutex::default(), trouble })
+        let (kernels, waiting, freed) = (Mutex::default(), Mutex::default(), Arc::default());
+        Ok(Wgpu { info, device, queue, kernels, waiting, freed, trouble })
+    }
+
+    /// Gives the device up: what follows is [`Error::Lost`], as if it had been unplugged. For tests of what then happens.
+    pub fn give_up(&self) {
+        self.device.destroy();
     }
 
     /// Runs `work` and returns the error that the device raised in it, if any. `bytes` is what `work` asks
@@ -143,7 +187,11 @@ impl Wgpu {
 
     /// Sends what is waiting.
     fn flush(&self) -> Result<()> {
-        let Waiting { encoder, launches } = std::mem::take(&mut *lock(&self.waiting));
+        let (encoder, launches) = {
+            let mut waiting = lock(&self.waiting);
+            drop(waiting.pass.take());
+            (waiting.encoder.take(), std::mem::take(&mut waiting.launches))
+        };
         match encoder {
             None => Ok(()),
             Some(encoder) => self.guarded(&format!("send {launches} launches"), 0, || {
@@ -184,10 +232,18 @@ impl Wgpu {
 
         let mut messages = Vec::new();
         let module = self.guarded("compile", 0, || {
-            let module = self.device.create_shader_module(api::ShaderModuleDescriptor {
+            let source = api::ShaderModuleDescriptor {
                 label: Some(kernel.name),
                 source: api::ShaderSource::Wgsl(source.into()),
-            });
+            };
+            // In a build for tests every index is checked by the kernel, and every loop has an end.
+            let checks = match cfg!(debug_assertions) {
+                true => api::ShaderRuntimeChecks::checked(),
+                false => api::ShaderRuntimeChecks::unchecked(),
+            };
+            // SAFETY: a launcher has checked that buffers are as large as the scalars say, which is what each launch
+            // promises ([`Gpu::launch`]); the kernels are the program's own, and the tests run them with all checks.
+            let module = unsafe { self.device.create_shader_module_trusted(source, checks) };
             messages = wait(module.get_compilation_info()).messages;
             module
         });
@@ -260,7 +316,12 @@ impl Gpu for Wgpu {
                 mapped_at_creation: false,
             })
         })?;
-        Ok(WgpuBuffer { buffer, bytes })
+        let id = {
+            let mut waiting = lock(&self.waiting);
+            waiting.buffers += 1;
+            waiting.buffers
+        };
+        Ok(WgpuBuffer { buffer, bytes, id, freed: self.freed.clone() })
     }
 
     fn upload(&self, buffer: &WgpuBuffer, offset: usize, data: &[u8]) -> Result<()> {
@@ -311,41 +372,48 @@ impl Gpu for Wgpu {
     ) -> Result<()> {
         kernel.check_arguments(buffers.len(), scalars)?;
         let compiled = self.compiled(kernel)?;
-        let entries: Vec<api::BindGroupEntry<'_>> = kernel
-            .buffers
-            .iter()
-            .zip(buffers)
-            .map(|(binding, buffer)| api::BindGroupEntry {
-                binding: binding.index,
-                resource: buffer.buffer.as_entire_binding(),
-            })
-            .collect();
-        let bytes: Vec<u8> = scalars.iter().flat_map(|scalar| scalar.to_bytes()).collect();
+        let mut bytes = [0; 128];
+        for (bytes, scalar) in bytes.chunks_exact_mut(4).zip(scalars) {
+            bytes.copy_from_slice(&scalar.to_bytes());
+        }
+        let mut key = [0; 8];
+        key.iter_mut().zip(buffers).for_each(|(id, buffer)| *id = buffer.id);
         let [x, y, z] = groups;
 
-        let launches = self.guarded(kernel.name, 0, || {
-            let group = self.device.create_bind_group(&api::BindGroupDescriptor {
+        let mut waiting = lock(&self.waiting);
+        let Waiting { pass, encoder, launches, groups, freed, .. } = &mut *waiting;
+        let now = self.freed.load(Ordering::Relaxed);
+        if *freed != now || groups.len() >= GROUPS {
+            groups.clear();
+            *freed = now;
+        }
+        let group = groups.entry((kernel.name, key)).or_insert_with(|| {
+            let entries: Vec<api::BindGroupEntry<'_>> = (kernel.buffers.iter().zip(buffers))
+                .map(|(binding, buffer)| api::BindGroupEntry {
+                    binding: binding.index,
+                    resource: buffer.buffer.as_entire_binding(),
+                })
+                .collect();
+            self.device.create_bind_group(&api::BindGroupDescriptor {
                 label: Some(kernel.name),
                 layout: &compiled.layout,
                 entries: &entries,
-            });
-            let mut waiting = lock(&self.waiting);
-            let encoder = waiting.encoder.get_or_insert_with(|| {
-                self.device.create_command_encoder(&api::CommandEncoderDescriptor::default())
-            });
-            let mut pass = encoder.begin_compute_pass(&api::ComputePassDescriptor {
-                label: Some(kernel.name),
-                timestamp_writes: None,
-            });
-            pass.set_pipeline(&compiled.pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            pass.set_immediates(0, &bytes);
-            pass.dispatch_workgroups(x, y, z);
-            drop(pass);
-            waiting.launches += 1;
-            waiting.launches
-        })?;
-        if launches >= BATCH { self.flush() } else { Ok(()) }
+            })
+        });
+        let pass = pass.get_or_insert_with(|| {
+            let encoder =
+                encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+            encoder.begin_compute_pass(&Default::default()).forget_lifetime()
+        });
+        pass.set_pipeline(&compiled.pipeline);
+        pass.set_bind_group(0, &*group, &[]);
+        pass.set_immediates(0, &bytes[..4 * scalars.len()]);
+        pass.dispatch_workgroups(x, y, z);
+        *launches += 1;
+        let is_full = *launches >= BATCH;
+        drop(waiting);
+        // What the device refuses is told when the launches are sent, with the kernel's name.
+        if is_full { self.flush() } else { Ok(()) }
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -384,8 +452,58 @@ fn describe(adapter: &api::Adapter) -> Info {
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         software: info.device_type == api::DeviceType::Cpu,
         max_buffer_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-        memory_bytes: None,
+        memory_bytes: memory(adapter),
+        workgroup_bytes: limits.max_compute_workgroup_storage_size as usize,
+        workgroup_threads: limits.max_compute_invocations_per_workgroup as usize,
+        features: features(adapter),
     }
+}
+
+/// What the adapter can do beyond the portable minimum, by names that a user may look up.
+fn features(adapter: &api::Adapter) -> Vec<String> {
+    let (has, info) = (adapter.features(), adapter.get_info());
+    let mut names = Vec::new();
+    if has.contains(api::Features::SUBGROUP) {
+        let (least, most) = (info.subgroup_min_size, info.subgroup_max_size);
+        names.push(match least == most {
+            true => format!("subgroups of {most}"),
+            false => format!("subgroups of {least} to {most}"),
+        });
+    }
+    if has.contains(api::Features::SHADER_F16) {
+        names.push("f16".to_owned());
+    }
+    if has.contains(api::Features::TIMESTAMP_QUERY) {
+        names.push("timestamps".to_owned());
+    }
+    for matrix in adapter.cooperative_matrix_properties() {
+        let [m, n, k] = [matrix.m_size, matrix.n_size, matrix.k_size];
+        names.push(format!(
+            "cooperative matrices {m}x{n}x{k} of {:?} in {:?}",
+            matrix.ab_type, matrix.cr_type
+        ));
+    }
+    names
+}
+
+/// The memory of a Vulkan device that is its own, or that it shares where it has none.
+#[cfg(not(target_vendor = "apple"))]
+fn memory(adapter: &api::Adapter) -> Option<u64> {
+    // SAFETY: nothing is destroyed or changed; the device is asked what memory it has.
+    let adapter = unsafe { adapter.as_hal::<api::hal::api::Vulkan>() }?;
+    let instance = adapter.shared_instance().raw_instance();
+    // SAFETY: the device is one of this instance, and both live as long as `adapter`.
+    let found = unsafe { instance.get_physical_device_memory_properties(adapter.raw_physical_device()) };
+    let heaps = &found.memory_heaps[..found.memory_heap_count as usize];
+    // The first flag of a heap: it is the device's own.
+    let own = heaps.iter().filter(|heap| heap.flags.as_raw() & 1 == 1);
+    own.map(|heap| heap.size).max().or_else(|| heaps.iter().map(|heap| heap.size).max())
+}
+
+/// Metal's devices share the machine's memory, and say no more of it.
+#[cfg(target_vendor = "apple")]
+fn memory(_: &api::Adapter) -> Option<u64> {
+    None
 }
 
 fn no_adapter(all: &[api::Adapter], wanted: &str) -> Error {

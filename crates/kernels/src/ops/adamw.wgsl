@@ -8,13 +8,11 @@
 // keep = 1 - learning rate * weight decay, lr = learning rate / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t): the
 // host computes them in f64 and rounds them once.
 //
-// w, gradient, m, v: [count], in any order that is the same for all four.
+// w, gradient, m, v: [count], in any order that is the same for all four. Weights that are multiplied in bf16 are moved in
+// f32, for a step of a millionth of a weight is nothing in bf16: then w is the f32 copy that the optimiser keeps ("master
+// weights"), from which matmul/round.wgsl makes what the products read.
 //
-// Weights that are multiplied in bf16 are moved in f32, for a step of a millionth of a weight is nothing in bf16:
-// then w is the f32 copy that the optimiser keeps ("master weights"), and adamw_update_bf16 also writes what the
-// products read, `rounded`, two neighbours in a word: element 2i in the lower half of word i, 2i + 1 in the upper.
-//
-// A thread takes one element, or one word of `rounded`.
+// A thread takes an element.
 
 struct Step {
     count: u32,
@@ -34,19 +32,6 @@ var<immediate> step: Step;
 @group(0) @binding(1) var<storage, read> gradient: array<f32>;
 @group(0) @binding(2) var<storage, read_write> m: array<f32>;
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;
-@group(0) @binding(4) var<storage, read_write> rounded: array<u32>;
-
-// Moves element i and returns its new weight.
-fn moved(i: u32) -> f32 {
-    let g = gradient[i] * step.grad_scale;
-    let new_m = m[i] + step.fresh1 * (g - m[i]);
-    let new_v = step.beta2 * v[i] + step.fresh2 * (g * g);
-    let new_w = step.keep * w[i] - step.lr * new_m / (sqrt(new_v) * step.root + step.eps);
-    m[i] = new_m;
-    v[i] = new_v;
-    w[i] = new_w;
-    return new_w;
-}
 
 @compute @workgroup_size(256)
 fn adamw_update(
@@ -56,23 +41,11 @@ fn adamw_update(
 ) {
     let i = element(group, groups, thread, step.count);
     if i < step.count {
-        _ = moved(i);
-    }
-}
-
-@compute @workgroup_size(256)
-fn adamw_update_bf16(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let words = (step.count - 1u) / 2u + 1u;
-    let word = element(group, groups, thread, words);
-    if word < words {
-        var pair = to_bf16(moved(2u * word));
-        if 2u * word + 1u < step.count { // else the last word's upper half is 0
-            pair |= to_bf16(moved(2u * word + 1u)) << 16u;
-        }
-        rounded[word] = pair;
+        let g = gradient[i] * step.grad_scale;
+        let new_m = m[i] + step.fresh1 * (g - m[i]);
+        let new_v = step.beta2 * v[i] + step.fresh2 * (g * g);
+        w[i] = step.keep * w[i] - step.lr * new_m / (sqrt(new_v) * step.root + step.eps);
+        m[i] = new_m;
+        v[i] = new_v;
     }
 }

@@ -3,7 +3,8 @@
 //
 //   d_table[ids[r], c] += scale * dx[r,c]
 //
-// dx: [rows, width] f32. The gradient [vocab, width] lies in f32 panels of 32 rows (see `panels`): [vocab/32][width][32].
+// dx: [rows, width] f32. The gradient [vocab, width] lies in f32 panels of 32 rows (see `panels`): [vocab/32][width][32]. A
+// table too large for one buffer comes in several, some panels each, with a launch for the runs of each.
 //
 // Two rows of dx may be of the same row of the table, and must not add to it at once; nor may the order of the sum
 // change from run to run. So the host sorts: `order` has the numbers 0 .. rows of dx's rows,
@@ -12,7 +13,9 @@
 // takes 256 columns of such a row; a thread walks the rows of dx of its column in this order, alone.
 
 struct Gradient {
-    distinct: u32,
+    distinct: u32,  // runs of this part of the table
+    first_run: u32,
+    first_row: u32, // of this part
     width: u32,
     scale: f32,
 }
@@ -55,9 +58,10 @@ fn embedding_backward(
     if at.row >= gradient.distinct || at.column >= gradient.width {
         return;
     }
-    let first = runs[3u * at.row + 1u];
-    let end = first + runs[3u * at.row + 2u];
-    let i = in_panels(runs[3u * at.row], at.column, gradient.width);
+    let run = 3u * (gradient.first_run + at.row);
+    let first = runs[run + 1u];
+    let end = first + runs[run + 2u];
+    let i = in_panels(runs[run] - gradient.first_row, at.column, gradient.width);
     var sum = d_table[i];
     for (var j = first; j < end; j++) {
         sum += gradient.scale * dx[order[j] * gradient.width + at.column];

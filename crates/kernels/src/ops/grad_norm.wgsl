@@ -14,7 +14,7 @@
 // The CPU sums in f64, in which no square overflows or vanishes and hardly anything is rounded. Here the same is done
 // in f32:
 //
-//   - A sum is two floats, `high + low`, where low is what rounding took from high: 48 bits.
+//   - A sum is a pair of floats (pairs.wgsl): 48 bits.
 //   - A square is two floats: x = a + b, where a has the upper 12 bits of x's 24, so that a^2, 2ab and b^2 are exact
 //     and only 2ab + b^2, less than a thousandth of a^2, is rounded.
 //   - There are three sums: of elements below 2^-45, times 2^88; of those from 2^45 on, times 2^-84; and of the
@@ -44,23 +44,6 @@ var<immediate> size: Size;
 
 const BLOCK: u32 = 16384u;
 
-// The value itself, of which the compiler knows nothing. Metal's compiles as if sums of floats could be regrouped, and
-// would make 0 of every rounding error below: it is kept from looking through.
-fn kept(value: f32) -> f32 {
-    return bitcast<f32>(bitcast<u32>(value) ^ size.zero);
-}
-
-// The sum of two pairs of floats, high part and low part (Knuth's two-sum of the high parts).
-fn plus(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
-    let sum = kept(a.x + b.x);
-    let of_b = kept(sum - a.x);
-    let of_a = kept(sum - of_b);
-    let lost = kept(a.x - of_a) + kept(b.x - of_b);
-    let low = lost + (a.y + b.y);
-    let high = kept(sum + low);
-    return vec2(high, low - kept(high - sum));
-}
-
 struct Sums {
     small: vec2<f32>, // times 2^176
     middle: vec2<f32>,
@@ -87,20 +70,23 @@ fn with_square(sums: Sums, element: u32) -> Sums {
     if exponent == 255u {
         next.faults += fault(element);
     } else if exponent == 0u { // 0, or a multiple of 2^-149
-        next.small = plus(sums.small, square(f32(magnitude) * 0x1p-61));
+        next.small = plus(sums.small, square(f32(magnitude) * 0x1p-61), size.zero);
     } else if exponent < 82u {
-        next.small = plus(sums.small, square(bitcast<f32>(magnitude) * 0x1p+88));
+        next.small = plus(sums.small, square(bitcast<f32>(magnitude) * 0x1p+88), size.zero);
     } else if exponent < 172u {
-        next.middle = plus(sums.middle, square(bitcast<f32>(magnitude)));
+        next.middle = plus(sums.middle, square(bitcast<f32>(magnitude)), size.zero);
     } else {
-        next.large = plus(sums.large, square(bitcast<f32>(magnitude) * 0x1p-84));
+        next.large = plus(sums.large, square(bitcast<f32>(magnitude) * 0x1p-84), size.zero);
     }
     return next;
 }
 
 fn plus_sums(a: Sums, b: Sums) -> Sums {
     return Sums(
-        plus(a.small, b.small), plus(a.middle, b.middle), plus(a.large, b.large), a.faults + b.faults,
+        plus(a.small, b.small, size.zero),
+        plus(a.middle, b.middle, size.zero),
+        plus(a.large, b.large, size.zero),
+        a.faults + b.faults,
     );
 }
 

@@ -9,12 +9,16 @@
 //   dweight[c] += sum over rows of dy[row,c] * n[row,c]
 //   dbias[c]   += sum over rows of dy[row,c]                                      with dn = dy * weight
 //
-// x, y, dx, dy, addend: [rows, dim]; weight, bias, dweight, dbias: [dim]; statistics: [rows, 2], mean and s.
+// x, y, dx, dy, addend: [rows, dim]; weight, bias, dweight, dbias: [dim]; scratch: mean and s [rows, 2], then sums
+// [chunks, 2, dim].
 //
 // layernorm_forward and layernorm_backward: a workgroup takes a row. Its 256 threads walk the row 256 columns
 // apart, and what they summed is added in workgroup memory as a tree, in one fixed order. The variance takes a
-// second walk: squares of differences lose nothing where the mean is large. layernorm_backward_weight: a
-// workgroup takes 32 columns; 8 threads a column walk the rows 8 apart.
+// second walk: squares of differences lose nothing where the mean is large.
+//
+// dweight and dbias are summed in two stages. Rows are cut into chunks. layernorm_backward_weight: a workgroup takes 32
+// columns of a chunk, 8 threads a column walk its rows 8 apart; layernorm_backward_weight_total: 8 threads a column walk
+// the chunks.
 //
 // layernorm_add_forward first adds what a block made to the residual stream, x += addend: the norm reads the
 // sum anyway.
@@ -33,7 +37,16 @@ struct Gradient {
     accumulate: u32, // 1: add to dx, 0: assign
 }
 
+// Of the sums for dweight and dbias.
+struct Chunks {
+    rows: u32,
+    dim: u32,
+    chunk_rows: u32,
+    chunks: u32,
+}
+
 var<immediate> shape: Shape;
+var<immediate> split: Chunks;
 var<immediate> gradient: Gradient;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -42,8 +55,8 @@ var<immediate> gradient: Gradient;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(6) var<storage, read_write> statistics_out: array<f32>;
-@group(0) @binding(7) var<storage, read> statistics_in: array<f32>;
+@group(0) @binding(6) var<storage, read_write> scratch: array<f32>;
+@group(0) @binding(7) var<storage, read> scratch_in: array<f32>; // where it is only read
 @group(0) @binding(8) var<storage, read_write> dweight: array<f32>;
 @group(0) @binding(9) var<storage, read_write> dbias: array<f32>;
 @group(0) @binding(10) var<storage, read_write> x_inout: array<f32>; // x, where it is written as well
@@ -134,7 +147,7 @@ fn layernorm_add_forward(
     }
 }
 
-// dx is assigned or added to. The statistics are written for layernorm_backward_weight, which runs next.
+// dx is assigned or added to. Mean and s are written for layernorm_backward_weight, which runs next.
 @compute @workgroup_size(256)
 fn layernorm_backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -176,34 +189,65 @@ fn layernorm_backward(
         dx[start + c] = value;
     }
     if thread == 0u {
-        statistics_out[2u * row] = mean;
-        statistics_out[2u * row + 1u] = s;
+        scratch[2u * row] = mean;
+        scratch[2u * row + 1u] = s;
     }
 }
 
-// dweight and dbias are added to.
+// The sums of the 8 threads of a column, right in the first of them.
+fn sums_of_column(values: vec2<f32>, local: vec3<u32>) -> vec2<f32> {
+    partial[local.y * 32u + local.x] = values;
+    workgroupBarrier();
+    var sums = vec2<f32>();
+    for (var lane = 0u; lane < 8u; lane++) {
+        sums += partial[lane * 32u + local.x];
+    }
+    return sums;
+}
+
+// Where the sums of a chunk begin.
+fn sums_at(chunk: u32) -> u32 {
+    return 2u * (split.rows + chunk * split.dim);
+}
+
+// The sums of each chunk of rows.
 @compute @workgroup_size(32, 8)
 fn layernorm_backward_weight(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
     let c = group.x * 32u + local.x;
+    let first = group.y * split.chunk_rows;
     var sums = vec2<f32>(); // for dweight and dbias
-    if c < shape.dim {
-        for (var row = local.y; row < shape.rows; row += 8u) {
-            let i = row * shape.dim + c;
-            let n = (x[i] - statistics_in[2u * row]) * statistics_in[2u * row + 1u];
+    if c < split.dim {
+        for (var row = first + local.y; row < min(first + split.chunk_rows, split.rows); row += 8u) {
+            let i = row * split.dim + c;
+            let n = (x[i] - scratch[2u * row]) * scratch[2u * row + 1u];
             sums += vec2<f32>(dy[i] * n, dy[i]);
         }
     }
-    partial[local.y * 32u + local.x] = sums;
-    workgroupBarrier();
+    sums = sums_of_column(sums, local);
+    if local.y == 0u && c < split.dim {
+        scratch[sums_at(group.y) + c] = sums.x;
+        scratch[sums_at(group.y) + split.dim + c] = sums.y;
+    }
+}
 
-    if local.y == 0u && c < shape.dim {
-        sums = vec2<f32>();
-        for (var lane = 0u; lane < 8u; lane++) {
-            sums += partial[lane * 32u + local.x];
+// dweight and dbias are added to.
+@compute @workgroup_size(32, 8)
+fn layernorm_backward_weight_total(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+) {
+    let c = group.x * 32u + local.x;
+    var sums = vec2<f32>();
+    if c < split.dim {
+        for (var chunk = local.y; chunk < split.chunks; chunk += 8u) {
+            sums += vec2<f32>(scratch_in[sums_at(chunk) + c], scratch_in[sums_at(chunk) + split.dim + c]);
         }
+    }
+    sums = sums_of_column(sums, local);
+    if local.y == 0u && c < split.dim {
         dweight[c] += sums.x;
         dbias[c] += sums.y;
     }

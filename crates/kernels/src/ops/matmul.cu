@@ -3,7 +3,7 @@
 //   forward      y[m,n]   = sum over k of x[m,k] w[n,k]  (+ bias[n])
 //   backward     dx[m,k]  = sum over n of dy[m,n] w[n,k]
 //                dw[n,k] += sum over m of dy[m,n] x[m,k]
-//                dbias[n] += sum over m of dy[m,n]
+//                dbias[n]  = sum over m of dy[m,n], or that is added
 //
 // x, dx: [M, K]; w, dw: [N, K]; y, dy: [M, N]; bias, dbias: [N].
 //
@@ -30,6 +30,7 @@ struct Product {
 
 struct Columns {
     unsigned rows, cols;
+    unsigned accumulate; // 1: add to dbias, 0: assign
 };
 
 constexpr unsigned TILE = 64;
@@ -108,7 +109,7 @@ matmul(const float* __restrict__ a, const float* __restrict__ b, const float* __
     }
 }
 
-// dbias is added to. A block takes 32 columns; 8 threads a column walk the rows 8 apart.
+// A block takes 32 columns; 8 threads a column walk the rows 8 apart.
 extern "C" __global__ void __launch_bounds__(256)
 matmul_backward_bias(const float* __restrict__ dy, float* __restrict__ dbias, Columns columns) {
     __shared__ float partial[8][32];
@@ -127,7 +128,7 @@ matmul_backward_bias(const float* __restrict__ dy, float* __restrict__ dbias, Co
         for (unsigned lane = 0; lane < 8; ++lane) {
             sum += partial[lane][threadIdx.x];
         }
-        dbias[j] += sum;
+        dbias[j] = columns.accumulate == 1 ? dbias[j] + sum : sum;
     }
 }
 

@@ -3,7 +3,7 @@
 //   forward      y[m,n]   = sum over k of x[m,k] w[n,k]  (+ bias[n])
 //   backward     dx[m,k]  = sum over n of dy[m,n] w[n,k]
 //                dw[n,k] += sum over m of dy[m,n] x[m,k]
-//                dbias[n] += sum over m of dy[m,n]
+//                dbias[n]  = sum over m of dy[m,n], or that is added
 //
 // x, dx: [M, K]; w, dw: [N, K]; y, dy: [M, N]; bias, dbias: [N].
 //
@@ -34,6 +34,7 @@ struct Product {
 struct Columns {
     rows: u32,
     cols: u32,
+    accumulate: u32, // 1: add to dbias, 0: assign
 }
 
 var<immediate> product: Product;
@@ -145,7 +146,7 @@ fn matmul(
     store_row(i + 3u, j, sum3);
 }
 
-// dbias is added to. A workgroup takes 32 columns; 8 threads a column walk the rows 8 apart.
+// A workgroup takes 32 columns; 8 threads a column walk the rows 8 apart.
 var<workgroup> partial: array<f32, 256>;
 
 @compute @workgroup_size(32, 8)
@@ -168,6 +169,9 @@ fn matmul_backward_bias(
         for (var lane = 0u; lane < 8u; lane++) {
             sum += partial[lane * 32u + local.x];
         }
-        dbias[j] += sum;
+        if columns.accumulate == 1u {
+            sum += dbias[j];
+        }
+        dbias[j] = sum;
     }
 }

@@ -6,13 +6,14 @@
 //   dx[row,c]   = r * g[c] * dy[row,c] - x[row,c] * r^3 / dim * sum over j of x[row,j] * g[j] * dy[row,j]
 //   dweight[c] += sum over rows of dy[row,c] * x[row,c] * r[row]            with g = offset + weight
 //
-// x, y, dx, dy: [rows, dim]; weight, dweight: [dim]; r: [rows]. offset is 1 where a file stores weight - 1,
-// else 0.
+// x, y, dx, dy: [rows, dim]; weight, dweight: [dim]; scratch: r [rows], then sums [chunks, dim]. offset is 1 where a file
+// stores weight - 1, else 0.
 //
 // rmsnorm_forward and rmsnorm_backward: a block takes a row. Its 256 threads walk the row 256 columns apart;
 // a warp adds what its threads summed by shuffles, the eight warps meet in shared memory, in one fixed order.
-// rmsnorm_backward_weight: a block takes 32 columns; 8 threads a column walk the rows 8 apart. No atomics:
-// the same bits in each run. rmsnorm_small_forward is for short rows, such as the heads of q and k: a block takes 8
+// dweight is summed in two stages. rmsnorm_backward_weight: a block takes 32 columns of a chunk of rows, 8 threads a column
+// walk its rows 8 apart; rmsnorm_backward_weight_total: 8 threads a column walk the chunks. No atomics: the same bits in
+// each run. rmsnorm_small_forward is for short rows, such as the heads of q and k: a block takes 8
 // rows, a warp each.
 //
 // No header is included: NVRTC compiles this file as it stands.
@@ -27,6 +28,12 @@ struct Gradient {
     unsigned rows, dim;
     float eps, offset;
     unsigned accumulate; // 1: add to dx, 0: assign
+};
+
+// Of the sums for dweight.
+struct Chunks {
+    unsigned rows, dim;
+    unsigned chunk_rows, chunks;
 };
 
 constexpr unsigned THREADS = 256;
@@ -97,7 +104,7 @@ rmsnorm_small_forward(const float* __restrict__ x, const float* __restrict__ wei
 // dx is assigned or added to. r is written for rmsnorm_backward_weight, which runs next.
 extern "C" __global__ void __launch_bounds__(THREADS)
 rmsnorm_backward(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ dy,
-                 float* __restrict__ dx, float* __restrict__ r_out, Gradient gradient) {
+                 float* __restrict__ dx, float* __restrict__ scratch, Gradient gradient) {
     const unsigned row = blockIdx.y * gridDim.x + blockIdx.x;
     if (row >= gradient.rows) {
         return;
@@ -121,31 +128,53 @@ rmsnorm_backward(const float* __restrict__ x, const float* __restrict__ weight, 
         dx[c] = gradient.accumulate ? dx[c] + value : value;
     }
     if (threadIdx.x == 0) {
-        r_out[row] = r;
+        scratch[row] = r;
+    }
+}
+
+// The sum of the 8 threads of a column, right in the first of them.
+__device__ float sum_of_column(float value) {
+    __shared__ float partial[8][32];
+    partial[threadIdx.y][threadIdx.x] = value;
+    __syncthreads();
+    float sum = 0.0f;
+    for (unsigned lane = 0; lane < 8; ++lane) {
+        sum += partial[lane][threadIdx.x];
+    }
+    return sum;
+}
+
+// The sums of each chunk of rows.
+extern "C" __global__ void __launch_bounds__(THREADS)
+rmsnorm_backward_weight(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ scratch,
+                        Chunks split) {
+    const unsigned c = blockIdx.x * 32 + threadIdx.x;
+    const unsigned first = blockIdx.y * split.chunk_rows;
+    float sum = 0.0f;
+    if (c < split.dim) {
+        for (unsigned row = first + threadIdx.y; row < min(first + split.chunk_rows, split.rows); row += 8) {
+            const size_t i = (size_t)row * split.dim + c;
+            sum += dy[i] * x[i] * scratch[row];
+        }
+    }
+    sum = sum_of_column(sum);
+    if (threadIdx.y == 0 && c < split.dim) {
+        scratch[(size_t)blockIdx.y * split.dim + split.rows + c] = sum;
     }
 }
 
 // dweight is added to.
 extern "C" __global__ void __launch_bounds__(THREADS)
-rmsnorm_backward_weight(const float* __restrict__ x, const float* __restrict__ dy, const float* __restrict__ r_in,
-                        float* __restrict__ dweight, Shape shape) {
-    __shared__ float partial[8][32];
+rmsnorm_backward_weight_total(const float* __restrict__ scratch, float* __restrict__ dweight, Chunks split) {
     const unsigned c = blockIdx.x * 32 + threadIdx.x;
     float sum = 0.0f;
-    if (c < shape.dim) {
-        for (unsigned row = threadIdx.y; row < shape.rows; row += 8) {
-            const size_t i = (size_t)row * shape.dim + c;
-            sum += dy[i] * x[i] * r_in[row];
+    if (c < split.dim) {
+        for (unsigned chunk = threadIdx.y; chunk < split.chunks; chunk += 8) {
+            sum += scratch[(size_t)chunk * split.dim + split.rows + c];
         }
     }
-    partial[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-
-    if (threadIdx.y == 0 && c < shape.dim) {
-        sum = 0.0f;
-        for (unsigned lane = 0; lane < 8; ++lane) {
-            sum += partial[lane][threadIdx.x];
-        }
+    sum = sum_of_column(sum);
+    if (threadIdx.y == 0 && c < split.dim) {
         dweight[c] += sum;
     }
 }

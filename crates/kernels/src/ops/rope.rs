@@ -29,6 +29,21 @@ pub struct Angles {
 }
 
 impl Angles {
+    /// Cosines `[rows, D/2]`.
+    pub fn cos(&self) -> &[f32] {
+        &self.cos
+    }
+
+    /// Sines `[rows, D/2]`.
+    pub fn sin(&self) -> &[f32] {
+        &self.sin
+    }
+
+    /// Angles of a row: D/2.
+    pub fn half(&self) -> usize {
+        self.half
+    }
+
     /// Fills in the angles of `positions`. `frequencies` `[D/2]` are in radians a position; `magnitude` multiplies
     /// cosines and sines (YaRN; 1 otherwise).
     ///

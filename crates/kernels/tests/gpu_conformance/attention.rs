@@ -245,9 +245,8 @@ fn append<G: Gpu>(gpu: &G) -> usize {
             for Chunk { rows, first, slot } in &chunks {
                 for (row, position) in rows.clone().zip(*first..) {
                     for i in 0..kv_heads * dim {
-                        let head = slot * kv_heads + i / dim;
-                        expected[(head * 40 + position % 40) * dim + i % dim] =
-                            Some(x[row * kv_heads * dim + i]);
+                        let line = (slot * 40 + position % 40) * kv_heads * dim;
+                        expected[line + i] = Some(x[row * kv_heads * dim + i]);
                     }
                 }
             }
@@ -366,10 +365,8 @@ fn rows_of_slot<G: Gpu>(gpu: &G, layer: &Layer<G::Buffer>, which: usize, slot: u
     let all = cached(gpu, layer.cache.kind, &layer.buffers[which]);
     let mut rows = Vec::new();
     for position in 0..tokens {
-        for head in 0..kv_heads {
-            let at = ((slot * kv_heads + head) * capacity + position % capacity) * dim;
-            rows.extend_from_slice(&all[at..at + dim]);
-        }
+        let at = (slot * capacity + position % capacity) * kv_heads * dim;
+        rows.extend_from_slice(&all[at..at + kv_heads * dim]);
     }
     rows
 }

@@ -2,9 +2,10 @@
 
 use wootz_kernels::device::Gpu;
 use wootz_kernels::device::launch::embedding::{Embedding, Lookups};
-use wootz_kernels::device::launch::{from_f32, to_f32};
+use wootz_kernels::device::launch::from_f32;
+use wootz_kernels::device::launch::packed::PackedMatrix;
 use wootz_kernels::ops::embedding;
-use wootz_kernels::panels;
+use wootz_kernels::{DType, Matrix, panels};
 
 use crate::numbers::*;
 
@@ -42,13 +43,20 @@ fn backward<G: Gpu>(gpu: &G) -> usize {
         let dx = numbers(op.rows * width, 4);
         // What the gradient held is added to, and stays where no row was looked up.
         let before = numbers(panels::len([vocab, width]), 5);
-        let run = || {
-            let d_table = from_f32(gpu, &before).unwrap();
+        // In one buffer, or a few panels each.
+        let run = |most: usize| {
+            let d_table =
+                PackedMatrix::upload_in_parts(gpu, &Matrix::zeroed(DType::F32, [vocab, width]), most)
+                    .unwrap();
+            d_table
+                .set_panels(gpu, &before.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+                .unwrap();
             let lookups = Lookups::new(gpu, &ids).unwrap();
             op.backward(gpu, &lookups, &from_f32(gpu, &dx).unwrap(), &d_table).unwrap();
-            to_f32(gpu, &d_table).unwrap()
+            let bytes = d_table.download(gpu).unwrap();
+            bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect::<Vec<f32>>()
         };
-        let found = run();
+        let found = run(usize::MAX);
         let (dx64, scale) = (wide(&dx), f64::from(scale));
         let sums = embedding::reference_backward(vocab, width, &ids, scale, &dx64);
         let sizes: Vec<f64> = dx64.iter().map(|dx| dx.abs()).collect();
@@ -65,17 +73,26 @@ fn backward<G: Gpu>(gpu: &G) -> usize {
             }
         }
         check(&format!("embedding backward {op:?}"), &found, &expected);
-        assert_eq!(found, run(), "embedding backward {op:?}: a second run has other bits");
+        assert!(found == run(usize::MAX), "embedding backward {op:?}: a second run has other bits");
+        let panel = 4 * 32 * width;
+        let few = (before.len() * 4 / panel).div_ceil(4).min(2000); // a launch each
+        assert!(found == run(few * panel), "embedding backward {op:?}: in parts it has other bits");
     }
 
     let op = Embedding { rows: 2, vocab: 5, width: 4, scale: 1.0 };
-    let (dx, d_table) = (gpu.alloc(4 * 8).unwrap(), gpu.alloc(4 * 32 * 4).unwrap());
+    let (dx, d_table) = (from_f32(gpu, &[1.0; 8]).unwrap(), PackedMatrix::zeroed(gpu, [5, 4]).unwrap());
     let refused = op.backward(gpu, &Lookups::new(gpu, &[1, 5]).unwrap(), &dx, &d_table);
     let message = refused.unwrap_err().to_string();
     assert_eq!(
         message,
         "embedding_backward: lookups: expected 2 ids below 5, found 2 ids, the largest Some(5)"
     );
+    let lookups = Lookups::new(gpu, &[1, 4]).unwrap();
+    for other in [[6, 4], [5, 3]] {
+        assert!(op.backward(gpu, &lookups, &dx, &PackedMatrix::zeroed(gpu, other).unwrap()).is_err());
+    }
+    let halves = PackedMatrix::upload(gpu, &Matrix::zeroed(DType::F16, [5, 4])).unwrap();
+    assert!(op.backward(gpu, &lookups, &dx, &halves).is_err());
     let none = gpu.alloc(0).unwrap();
     let empty = Embedding { rows: 0, ..op };
     empty.backward(gpu, &Lookups::new(gpu, &[]).unwrap(), &none, &d_table).unwrap();

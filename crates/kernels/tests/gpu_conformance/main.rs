@@ -17,11 +17,14 @@ mod grad_norm;
 mod layernorm;
 mod matmul;
 mod mlp;
+mod moves;
 mod numbers;
 mod packed;
+mod peak;
 mod residual;
 mod rmsnorm;
 mod rope;
+mod round;
 mod sampling;
 mod sgd;
 
@@ -85,6 +88,9 @@ fn every_kernel<G: Gpu>(gpu: &G) {
             .or_else(|| sampling::cases(gpu, kernel.name))
             .or_else(|| dropout::cases(gpu, kernel.name))
             .or_else(|| dora::cases(gpu, kernel.name))
+            .or_else(|| moves::cases(gpu, kernel.name))
+            .or_else(|| round::cases(gpu, kernel.name))
+            .or_else(|| peak::cases(gpu, kernel.name))
             .or_else(|| attention::cases(gpu, kernel.name))
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);

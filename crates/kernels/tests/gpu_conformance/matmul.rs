@@ -2,6 +2,7 @@
 
 use wootz_kernels::device::Gpu;
 use wootz_kernels::device::launch::{from_f32, matmul::MatMul, to_f32};
+use wootz_kernels::ops::Write;
 
 use crate::numbers::*;
 
@@ -69,14 +70,19 @@ fn matmul<G: Gpu>(gpu: &G) -> usize {
 
 fn matmul_backward_bias<G: Gpu>(gpu: &G) -> usize {
     let mut cases = 0;
-    for (m, n) in sizes().into_iter().flat_map(|size| [(size, 35), (11, size)]) {
+    for (m, n) in sizes().into_iter().chain([0]).flat_map(|size| [(size, 35), (11, size)]) {
         let op = MatMul { m, n, k: 1 };
         let (dy, before) = (numbers(m * n, 1), numbers(n, 2));
-        let dbias = from_f32(gpu, &before).unwrap();
-        op.backward_bias(gpu, &from_f32(gpu, &dy).unwrap(), &dbias).unwrap();
-        let expected = product((1, n, m), |_, _| 1.0, |j, p| f64::from(dy[p * n + j]));
-        check(&format!("dbias {op:?}"), &to_f32(gpu, &dbias).unwrap(), &plus(expected, &before));
-        cases += 1;
+        for write in [Write::Set, Write::Add] {
+            let dbias = from_f32(gpu, &before).unwrap();
+            op.backward_bias(gpu, &from_f32(gpu, &dy).unwrap(), &dbias, write).unwrap();
+            let mut expected = product((1, n, m), |_, _| 1.0, |j, p| f64::from(dy[p * n + j]));
+            if write == Write::Add {
+                expected = plus(expected, &before);
+            }
+            check(&format!("dbias {op:?} {write:?}"), &to_f32(gpu, &dbias).unwrap(), &expected);
+            cases += 1;
+        }
     }
     cases
 }

@@ -1,5 +1,7 @@
 //! Sizes and numbers of the cases, and how results are compared.
 
+use wootz_kernels::device::{Gpu, launch::to_f32};
+
 /// Half a unit in the last place of 1.0: the relative error of one f32 operation.
 pub const ULP: f64 = 6.0e-8;
 
@@ -35,6 +37,11 @@ pub fn check(what: &str, found: &[f32], expected: &[Near]) {
             "{what}: [{i}] is {found}, expected {value} within {tolerance:e}"
         );
     }
+}
+
+/// All words of a buffer.
+pub fn bits<G: Gpu>(gpu: &G, buffer: &G::Buffer) -> Vec<u32> {
+    to_f32(gpu, buffer).unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 pub fn wide(values: &[f32]) -> Vec<f64> {

@@ -33,6 +33,7 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
         LAYOUTS.iter().find(|(layout, _)| *layout == name).map(|(_, dtype)| *dtype)
     };
     if let Some(dtype) = of("packed_matvec_") {
+        contents(gpu, dtype);
         return Some(forward(gpu, dtype, &[1, 2, 7, 8, 9, 16]));
     }
     if let Some(dtype) = of("packed_backward_") {
@@ -40,6 +41,9 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
     }
     if let Some(dtype) = of("packed_rows_") {
         return Some(lookups(gpu, dtype));
+    }
+    if let Some(dtype) = of("dora_lengths_") {
+        return Some(lengths(gpu, dtype));
     }
     let dtype = of("packed_matmul_")?;
     row_bits_do_not_depend_on_other_rows(gpu, dtype);
@@ -99,17 +103,52 @@ fn forward<G: Gpu>(gpu: &G, dtype: DType, all_rows: &[usize]) -> usize {
             if with_bias {
                 expected = plus(expected, &bias);
             }
-            let found = [&whole, &parts].map(|w| {
-                let y = from_f32(gpu, &numbers(m * n, 4)).unwrap();
-                w.forward(gpu, m, &x_, with_bias.then_some(&bias_), &y).unwrap();
-                to_f32(gpu, &y).unwrap()
-            });
-            check(&format!("{dtype} y {m} x {n} x {k}"), &found[0], &expected);
-            assert!(found[0] == found[1], "{dtype} {m} x {n} x {k}: in parts it is another result");
+            let before = numbers(m * n, 4);
+            let [set, in_parts, added] = [(&whole, Write::Set), (&parts, Write::Set), (&parts, Write::Add)]
+                .map(|(w, write)| {
+                    let y = from_f32(gpu, &before).unwrap();
+                    w.forward(gpu, m, &x_, with_bias.then_some(&bias_), &y, write).unwrap();
+                    to_f32(gpu, &y).unwrap()
+                });
+            check(&format!("{dtype} y {m} x {n} x {k}"), &set, &expected);
+            assert!(set == in_parts, "{dtype} {m} x {n} x {k}: in parts it is another result");
+            let sums: Vec<f32> = before.iter().zip(&set).map(|(before, y)| before + y).collect();
+            assert!(added == sums, "{dtype} {m} x {n} x {k}: not what was there and the rounded sum");
             cases += 1;
         }
     }
     cases
+}
+
+/// What goes to a device comes back, and can be replaced there.
+fn contents<G: Gpu>(gpu: &G, dtype: DType) {
+    for [n, k] in shapes(dtype) {
+        let ([before, after], panels) = ([1, 2].map(|seed| matrix(dtype, [n, k], seed).0), n.div_ceil(32));
+        let most = before.bytes() / panels * 2;
+        let device = PackedMatrix::upload_in_parts(gpu, &before, most).unwrap();
+        assert_eq!((device.dtype(), device.rows(), device.cols()), (dtype, n, k));
+        assert_eq!(device.operand(), before.operand());
+        assert!(device.parts().iter().flat_map(|(panels, _)| panels.clone()).eq(0..panels));
+        let bytes = |matrix: &Matrix| PackedMatrix::upload(gpu, matrix).unwrap().download(gpu).unwrap();
+        let back = device.to_matrix(gpu).unwrap();
+        assert_eq!((back.dtype(), back.rows(), back.cols()), (dtype, n, k));
+        assert_eq!(back.operand(), before.operand());
+        assert!(bytes(&back) == bytes(&before), "{dtype} {n} x {k}: another matrix comes back");
+        device.set(gpu, &after).unwrap();
+        assert!(device.download(gpu).unwrap() == bytes(&after), "{dtype} {n} x {k}: set");
+        device.set_panels(gpu, &bytes(&before)).unwrap();
+        assert!(device.download(gpu).unwrap() == bytes(&before), "{dtype} {n} x {k}: set_panels");
+        device.fill_zeros(gpu).unwrap();
+        assert!(device.download(gpu).unwrap().iter().all(|&byte| byte == 0), "{dtype} {n} x {k}: zeros");
+        assert!(device.set_panels(gpu, &[0; 4]).is_err());
+        assert!(device.set(gpu, &Matrix::zeroed(DType::F32, [n, k + 1])).is_err());
+    }
+    let zeros = PackedMatrix::zeroed(gpu, [33, 5]).unwrap();
+    assert_eq!((zeros.dtype(), zeros.bytes()), (DType::F32, 4 * panels::len([33, 5])));
+    assert!(zeros.download(gpu).unwrap().iter().all(|&byte| byte == 0));
+    assert!(PackedMatrix::zeroed(gpu, [1 << 31, 32]).is_err());
+    let none = PackedMatrix::zeroed(gpu, [0, 5]).unwrap();
+    assert_eq!((none.bytes(), none.to_matrix(gpu).unwrap().rows()), (0, 0));
 }
 
 fn row_bits_do_not_depend_on_other_rows<G: Gpu>(gpu: &G, dtype: DType) {
@@ -119,7 +158,7 @@ fn row_bits_do_not_depend_on_other_rows<G: Gpu>(gpu: &G, dtype: DType) {
     let x = numbers(m * k, 2);
     let run = |x: &[f32]| {
         let y = gpu.alloc(4 * x.len() / k * n).unwrap();
-        w.forward(gpu, x.len() / k, &from_f32(gpu, x).unwrap(), None, &y).unwrap();
+        w.forward(gpu, x.len() / k, &from_f32(gpu, x).unwrap(), None, &y, Write::Set).unwrap();
         to_f32(gpu, &y).unwrap().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
     };
     let all = run(&x);
@@ -222,5 +261,64 @@ fn lookups<G: Gpu>(gpu: &G, dtype: DType) -> usize {
             }
         }
     }
+    cases
+}
+
+fn lengths<G: Gpu>(gpu: &G, dtype: DType) -> usize {
+    let mut cases = 0;
+    let most_k = if dtype.block_len() == 1 { 9001 } else { 9216 };
+    for (i, [n, k]) in shapes(dtype).into_iter().chain([[3, most_k]]).enumerate() {
+        let (matrix, w) = matrix(dtype, [n, k], if i % 3 == 2 { SMALL } else { 1 });
+        let whole = PackedMatrix::upload(gpu, &matrix).unwrap();
+        let parts = PackedMatrix::upload_in_parts(gpu, &matrix, 2 * matrix.bytes() / n.div_ceil(32)).unwrap();
+        let all: &[(usize, f32)] = if n == 3 { &[(33, -0.25)] } else { &[(1, 0.5), (5, 1.7)] };
+        for &(rank, scale) in all {
+            // As small as the weights, so that both count.
+            let size = w.iter().fold(0.0, |most: f64, w| most.max(w.abs())) as f32;
+            let a = numbers(rank * k, 2);
+            let b: Vec<f32> = numbers(n * rank, 3).iter().map(|b| b * size).collect();
+            let pool = Pool::new(1);
+            let [a_, b_] = [([rank, k], &a), ([n, rank], &b)].map(|(shape, values)| {
+                PackedMatrix::upload(gpu, &Matrix::from_f32(&pool, shape, values)).unwrap()
+            });
+            let (a, b) = (wide(&a), wide(&b));
+            let expected: Vec<Near> = (0..n)
+                .map(|row| {
+                    let (mut squares, mut sizes) = (0.0, 0.0);
+                    for col in 0..k {
+                        let change = |r: usize| f64::from(scale) * b[row * rank + r] * a[r * k + col];
+                        let w = w[row * k + col];
+                        squares += (w + (0..rank).map(change).sum::<f64>()).powi(2);
+                        sizes += (w.abs() + (0..rank).map(|r| change(r).abs()).sum::<f64>()).powi(2);
+                    }
+                    // In short rows what was rounded does not average out, and all terms may cancel.
+                    let length = squares.sqrt();
+                    Near(length, if k < 64 { 1e-6 * sizes.sqrt() } else { 1e-6 * length })
+                })
+                .collect();
+            for w in [&whole, &parts] {
+                let out = from_f32(gpu, &numbers(n, 4)).unwrap();
+                w.lengths(gpu, &a_, &b_, scale, &out).unwrap();
+                check(
+                    &format!("{dtype} lengths {n} x {k}, rank {rank}"),
+                    &to_f32(gpu, &out).unwrap(),
+                    &expected,
+                );
+            }
+            cases += 1;
+        }
+    }
+    let of = |dtype, shape| PackedMatrix::upload(gpu, &Matrix::zeroed(dtype, shape)).unwrap();
+    let (w, out) = (of(DType::F32, [70, 4]), from_f32(gpu, &[0.0; 70]).unwrap());
+    let (a, b) = (of(DType::F32, [2, 4]), of(DType::F32, [70, 2]));
+    // Rows of zeros have no direction, and divide nothing by 0.
+    w.lengths(gpu, &a, &b, 1.0, &out).unwrap();
+    assert!(to_f32(gpu, &out).unwrap().iter().all(|&length| length > 0.0 && 0.0 / length == 0.0));
+    assert!(w.lengths(gpu, &of(DType::F32, [2, 5]), &b, 1.0, &out).is_err(), "shape of a");
+    assert!(w.lengths(gpu, &a, &of(DType::F32, [70, 3]), 1.0, &out).is_err(), "shape of b");
+    assert!(w.lengths(gpu, &of(DType::BF16, [2, 4]), &b, 1.0, &out).is_err(), "type of a");
+    assert!(w.lengths(gpu, &a, &b, 1.0, &from_f32(gpu, &[0.0; 69]).unwrap()).is_err(), "lengths");
+    let cut = PackedMatrix::upload_in_parts(gpu, &Matrix::zeroed(DType::F32, [70, 2]), 4).unwrap();
+    assert!(w.lengths(gpu, &a, &cut, 1.0, &out).is_err(), "parts of b");
     cases
 }

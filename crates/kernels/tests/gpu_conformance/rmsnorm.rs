@@ -15,6 +15,9 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
         "rmsnorm_add_forward" => rmsnorm_add_forward(gpu),
         "rmsnorm_backward" => rmsnorm_backward(gpu, Gradient::Input),
         "rmsnorm_backward_weight" => rmsnorm_backward(gpu, Gradient::Weight),
+        "rmsnorm_backward_weight_total" => many_rows(gpu),
+        "rmsnorm_backward_in_place" => backward_in_place(gpu, false),
+        "rmsnorm_backward_scales" => backward_in_place(gpu, true),
         _ => return None,
     })
 }
@@ -186,7 +189,7 @@ fn rmsnorm_backward<G: Gpu>(gpu: &G, gradient: Gradient) -> usize {
         let dweight = from_f32(gpu, &before).unwrap();
         let run = |op: &RmsNorm, parts: [&[f32]; 3], dweight: Option<&G::Buffer>| {
             let [x, dy, dx] = parts.map(|values| from_f32(gpu, values).unwrap());
-            let scratch = gpu.alloc(4 * op.rows).unwrap();
+            let scratch = gpu.alloc(op.scratch_bytes()).unwrap();
             op.backward(gpu, &x, &weight_, &dy, &dx, write, dweight, &scratch).unwrap();
             to_f32(gpu, &dx).unwrap()
         };
@@ -209,6 +212,62 @@ fn rmsnorm_backward<G: Gpu>(gpu: &G, gradient: Gradient) -> usize {
             }
         }
     }
+    shapes.len()
+}
+
+/// So many rows that each chunk of them is larger than the smallest: dweight, and that a second run gives its bits.
+fn many_rows<G: Gpu>(gpu: &G) -> usize {
+    let shapes = [(16_384, 1), (16_385, 33), (50_000, 3)];
+    for (rows, dim) in shapes {
+        let op = RmsNorm { rows, dim, eps: 1e-6, offset: 0.0 };
+        let [x, dy, weight, before] =
+            [(rows * dim, 1), (rows * dim, 2), (dim, 3), (dim, 4)].map(|(len, seed)| numbers(len, seed));
+        let [x_, dy_, weight_] = [&x, &dy, &weight].map(|values| from_f32(gpu, values).unwrap());
+        let run = || {
+            let (dx, dweight) = (gpu.alloc(4 * x.len()).unwrap(), from_f32(gpu, &before).unwrap());
+            let scratch = from_f32(gpu, &vec![f32::NAN; op.scratch_bytes() / 4]).unwrap();
+            op.backward(gpu, &x_, &weight_, &dy_, &dx, Write::Set, Some(&dweight), &scratch).unwrap();
+            to_f32(gpu, &dweight).unwrap()
+        };
+        let found = run();
+        let (_, mut expected) = rmsnorm_gradients(&op, &wide(&x), &wide(&weight), &wide(&dy));
+        // 8 threads walk at most 196 rows of a chunk, then 8 threads 32 chunks.
+        let relative = (3e-6 + 64.0 * ULP) / (3e-6 + rows as f64 * ULP);
+        expected.iter_mut().for_each(|near| near.1 *= relative);
+        add_before(&mut expected, &before);
+        check(&format!("rmsnorm dweight {op:?}"), &found, &expected);
+        assert_eq!(found, run(), "rmsnorm dweight {op:?}: a second run has other bits");
+    }
+    shapes.len()
+}
+
+/// The bits of backward, with dx over dy.
+fn backward_in_place<G: Gpu>(gpu: &G, with_weight: bool) -> usize {
+    let shapes: Vec<RmsNorm> =
+        rmsnorm_shapes().into_iter().step_by(if with_weight { 1 } else { 4 }).collect();
+    for op in &shapes {
+        let count = op.rows * op.dim;
+        let (x, weight, dy, before) =
+            (numbers(count, 1), numbers(op.dim, 2), numbers(count, 3), numbers(op.dim, 4));
+        let [x, weight] = [&x, &weight].map(|values| from_f32(gpu, values).unwrap());
+        let both = [false, true].map(|in_place| {
+            let [dy, dx, dweight] = [&dy, &dy, &before].map(|values| from_f32(gpu, values).unwrap());
+            let scratch = from_f32(gpu, &vec![f32::NAN; op.scratch_bytes() / 4]).unwrap();
+            let for_weight = with_weight.then_some(&dweight);
+            match in_place {
+                true => op.backward_in_place(gpu, &x, &weight, &dx, for_weight, &scratch).unwrap(),
+                false => {
+                    op.backward(gpu, &x, &weight, &dy, &dx, Write::Set, for_weight, &scratch).unwrap();
+                }
+            }
+            [bits(gpu, &dx), bits(gpu, &dweight)]
+        });
+        assert!(both[0] == both[1], "rmsnorm backward {op:?}: in place it has other bits");
+    }
+    let op = RmsNorm { rows: 3, dim: 4, eps: 1e-6, offset: 0.0 };
+    let [all, one] = [12, 4].map(|count| from_f32(gpu, &numbers(count, 1)).unwrap());
+    let small = gpu.alloc(op.scratch_bytes() - 4).unwrap();
+    assert!(op.backward_in_place(gpu, &all, &one, &all, None, &small).is_err());
     shapes.len()
 }
 

@@ -4,11 +4,8 @@ use super::{check_size, elements, fold};
 use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::ops::adamw;
 
-const WGSL: Option<&str> = Some(concat!(
-    include_str!("../../ops/elements.wgsl"),
-    include_str!("../../ops/to_bf16.wgsl"),
-    include_str!("../../ops/adamw.wgsl")
-));
+const WGSL: Option<&str> =
+    Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/adamw.wgsl")));
 const SCALARS: &[ScalarKind] = &[
     ScalarKind::U32,
     ScalarKind::F32,
@@ -22,7 +19,7 @@ const SCALARS: &[ScalarKind] = &[
 ];
 
 /// The kernels.
-pub static KERNELS: &[&Kernel] = &[&UPDATE, &UPDATE_BF16];
+pub static KERNELS: &[&Kernel] = &[&UPDATE];
 
 /// New weights and moments.
 pub static UPDATE: Kernel = Kernel {
@@ -32,17 +29,6 @@ pub static UPDATE: Kernel = Kernel {
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[write(0, "w"), read(1, "gradient"), write(2, "m"), write(3, "v")],
-    scalars: SCALARS,
-};
-
-/// New weights and moments, and the weights in bf16.
-pub static UPDATE_BF16: Kernel = Kernel {
-    name: "adamw_update_bf16",
-    entry: "adamw_update_bf16",
-    wgsl: WGSL,
-    cuda: None,
-    workgroup: [256, 1, 1],
-    buffers: &[write(0, "w"), read(1, "gradient"), write(2, "m"), write(3, "v"), write(4, "rounded")],
     scalars: SCALARS,
 };
 
@@ -76,32 +62,6 @@ impl AdamW {
         let groups = fold(place, self.count.div_ceil(256))?;
         // SAFETY: the kernel touches count elements of each buffer: checked above.
         unsafe { gpu.launch(&UPDATE, &[w, gradient, m, v], &scalars, groups) }
-    }
-
-    /// As [`AdamW::update`]; and assigns `rounded`, the new weights in bf16, rounded to nearest and ties to even:
-    /// `[half of count, rounded up]` words of two neighbours, the first in the lower half. The last half of an odd
-    /// count is 0.
-    #[allow(clippy::too_many_arguments)] // update's arguments, and one more
-    pub fn update_bf16<G: Gpu>(
-        &self,
-        gpu: &G,
-        w: &G::Buffer,
-        gradient: &G::Buffer,
-        m: &G::Buffer,
-        v: &G::Buffer,
-        rounded: &G::Buffer,
-    ) -> Result<()> {
-        let place = UPDATE_BF16.name;
-        let Some(scalars) = self.scalars(place)? else { return Ok(()) };
-        for (name, buffer) in [("w", w), ("gradient", gradient), ("m", m), ("v", v)] {
-            check_size(place, name, buffer, self.count, 4)?;
-        }
-        let words = self.count.div_ceil(2);
-        check_size(place, "rounded", rounded, words, 4)?;
-        let groups = fold(place, words.div_ceil(256))?;
-        // SAFETY: the kernel touches count elements of the first four buffers, and half as many words of the last:
-        // checked above.
-        unsafe { gpu.launch(&UPDATE_BF16, &[w, gradient, m, v, rounded], &scalars, groups) }
     }
 
     /// The kernels' scalars; `None` when there is nothing to do.

@@ -129,10 +129,11 @@ pub struct Attention {
     pub window: Option<usize>,
 }
 
-/// The shape of a layer's keys and values: two buffers, each `[slots, G, capacity, D]`.
+/// The shape of a layer's keys and values: two buffers, each `[slots, capacity, G, D]`.
 ///
-/// A slot holds one sequence; position p is at p modulo the capacity. With a window the capacity may be smaller than
-/// the sequence: it must have room for the window and what a chunk adds, less one.
+/// A slot holds one sequence; position p is at p modulo the capacity, so that a sequence's first positions are one stretch of
+/// memory. With a window the capacity may be smaller than the sequence: it must have room for the window and what a chunk
+/// adds, less one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cache {
     /// Sequences.
@@ -294,6 +295,11 @@ fn table<G: Gpu>(gpu: &G, entries: &[[usize; 4]]) -> Result<G::Buffer> {
 }
 
 impl<B: DeviceBuffer> Chunks<B> {
+    /// Rows of q, k, v and y: one more than the last of any chunk.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Values of q, and of y.
     fn q_len(&self, place: &'static str) -> Result<usize> {
         elements(place, elements(place, self.rows, self.attention.heads)?, self.attention.dim)
@@ -321,8 +327,8 @@ impl<B: DeviceBuffer> Chunks<B> {
                 found: format!("{} of {}", cache.slots, cache.capacity),
             });
         }
-        let head = cache.capacity * self.attention.dim;
-        let strides = [self.attention.kv_heads * head, head, self.attention.dim];
+        let Attention { kv_heads, dim, .. } = self.attention;
+        let strides = [cache.capacity * kv_heads * dim, dim, kv_heads * dim];
         Ok((Layout { kind: cache.kind, capacity: cache.capacity, strides }, count))
     }
 

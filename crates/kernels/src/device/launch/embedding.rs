@@ -1,7 +1,9 @@
 //! The gradient of an embedding on a GPU. The formulas stand in `ops/embedding.wgsl`; forward is
 //! [`super::packed::PackedMatrix::lookup`].
 
+use super::packed::{PackedMatrix, check_kind};
 use super::{check_size, elements, fold, from_u32};
+use crate::DType;
 use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::panels::LANES;
 
@@ -20,7 +22,7 @@ pub static BACKWARD: Kernel = Kernel {
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[read(0, "dx"), read(1, "order"), read(2, "runs"), write(3, "d_table")],
-    scalars: &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32],
+    scalars: &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::F32],
 };
 
 /// The shape and constant of a table's lookups.
@@ -41,9 +43,8 @@ pub struct Lookups<B> {
     order: B,
     runs: B,
     rows: usize,
-    distinct: usize,
-    /// All ids are below it.
-    end: usize,
+    /// Each row of the table that occurs, ascending.
+    distinct: Vec<u32>,
 }
 
 impl<B> Lookups<B> {
@@ -52,15 +53,15 @@ impl<B> Lookups<B> {
         let rows = elements("lookups", ids.len(), 1)?;
         let mut order: Vec<u32> = (0..rows as u32).collect();
         order.sort_by_key(|&row| ids[row as usize]); // stable: equal ids stay in the order of the rows
-        let mut runs = Vec::new();
+        let (mut runs, mut distinct) = (Vec::new(), Vec::new());
         let mut first = 0;
         for run in order.chunk_by(|&a, &b| ids[a as usize] == ids[b as usize]) {
-            runs.extend([ids[run[0] as usize], first, run.len() as u32]);
+            let id = ids[run[0] as usize];
+            distinct.push(id);
+            runs.extend([id, first, run.len() as u32]);
             first += run.len() as u32;
         }
-        let end = ids.iter().max().map_or(0, |&id| id as usize + 1);
-        let distinct = runs.len() / 3;
-        Ok(Lookups { order: from_u32(gpu, &order)?, runs: from_u32(gpu, &runs)?, rows, distinct, end })
+        Ok(Lookups { order: from_u32(gpu, &order)?, runs: from_u32(gpu, &runs)?, rows, distinct })
     }
 }
 
@@ -68,8 +69,8 @@ impl Embedding {
     /// The gradient of [`super::packed::PackedMatrix::lookup`]: `d_table[ids[r], c] += scale * dx[r, c]`, in the order of the
     /// rows.
     ///
-    /// `lookups` has the ids; `dx`: `[rows, width]` f32. `d_table` is added to: f32 panels of `[vocab, width]`,
-    /// see [`crate::panels::len`]. Rows of the table that do not occur are not touched.
+    /// `lookups` has the ids; `dx`: `[rows, width]` f32. `d_table`, `[vocab, width]` in f32, is added to. Rows of the table
+    /// that do not occur are not touched.
     ///
     /// # Errors
     /// [`Error::Argument`] for an id that is not below vocab, among others.
@@ -78,37 +79,41 @@ impl Embedding {
         gpu: &G,
         lookups: &Lookups<G::Buffer>,
         dx: &G::Buffer,
-        d_table: &G::Buffer,
+        d_table: &PackedMatrix<G::Buffer>,
     ) -> Result<()> {
         let place = BACKWARD.name;
-        if lookups.rows != self.rows || lookups.end > self.vocab {
+        let largest = lookups.distinct.last();
+        if lookups.rows != self.rows || largest.is_some_and(|&id| id as usize >= self.vocab) {
             return Err(Error::Argument {
                 place,
                 what: "lookups".into(),
                 expected: format!("{} ids below {}", self.rows, self.vocab),
-                found: format!("{} ids, the largest {:?}", lookups.rows, lookups.end.checked_sub(1)),
+                found: format!("{} ids, the largest {:?}", lookups.rows, largest),
             });
         }
         let count = elements(place, self.rows, self.width)?;
         check_size(place, "dx", dx, count, 4)?;
-        let table = elements(place, self.padded_vocab(place)?, self.width)?;
-        check_size(place, "d_table", d_table, table, 4)?;
+        check_kind(place, "d_table", (DType::F32, [self.vocab, self.width]), d_table.kind())?;
         if count == 0 {
             return Ok(());
         }
-        let scalars = [
-            Scalar::U32(lookups.distinct as u32), // at most rows
-            Scalar::U32(self.width as u32),
-            Scalar::F32(self.scale),
-        ];
-        let groups = fold(place, elements(place, lookups.distinct, self.width.div_ceil(COLUMNS))?)?;
-        // SAFETY: the kernel touches the `distinct` parts of runs; order, which was sorted out of as many ids,
-        // and names rows below `rows`; rows * width elements of dx; and rows below vocab of d_table.
-        unsafe { gpu.launch(&BACKWARD, &[dx, &lookups.order, &lookups.runs, d_table], &scalars, groups) }
-    }
-
-    /// Rows of the table with those that fill up the last panel.
-    fn padded_vocab(&self, place: &'static str) -> Result<usize> {
-        elements(place, self.vocab.div_ceil(LANES), LANES)
+        for (panels, part) in d_table.parts() {
+            let [first_run, end] = [panels.start, panels.end]
+                .map(|panel| lookups.distinct.partition_point(|&id| (id as usize) < panel * LANES));
+            if first_run == end {
+                continue;
+            }
+            let distinct = end - first_run;
+            // At most rows, or rows of the table, whose elements fit 32 bits.
+            let [distinct_, first_run, first_row, width] =
+                [distinct, first_run, panels.start * LANES, self.width]
+                    .map(|value| Scalar::U32(value as u32));
+            let scalars = [distinct_, first_run, first_row, width, Scalar::F32(self.scale)];
+            let groups = fold(place, elements(place, distinct, self.width.div_ceil(COLUMNS))?)?;
+            // SAFETY: the kernel touches these runs; order, which was sorted out of as many ids, and names rows below
+            // `rows`; rows * width elements of dx; and rows of this part of d_table, for that is where the runs' ids are.
+            unsafe { gpu.launch(&BACKWARD, &[dx, &lookups.order, &lookups.runs, part], &scalars, groups)? }
+        }
+        Ok(())
     }
 }

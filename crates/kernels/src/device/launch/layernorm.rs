@@ -1,6 +1,6 @@
 //! LayerNorm on a GPU: kernels and launches. The formulas stand in `ops/layernorm.wgsl`.
 
-use super::{check_size, elements, fold, grid};
+use super::{check_size, elements, fold, grid, row_chunks};
 use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::ops::Write;
 
@@ -8,7 +8,8 @@ const WGSL: Option<&str> = Some(include_str!("../../ops/layernorm.wgsl"));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32];
 
 /// The kernels.
-pub static KERNELS: &[&Kernel] = &[&FORWARD, &ADD_FORWARD, &BACKWARD, &BACKWARD_WEIGHT];
+pub static KERNELS: &[&Kernel] =
+    &[&FORWARD, &ADD_FORWARD, &BACKWARD, &BACKWARD_WEIGHT, &BACKWARD_WEIGHT_TOTAL];
 
 /// y from x.
 pub static FORWARD: Kernel = Kernel {
@@ -39,19 +40,30 @@ pub static BACKWARD: Kernel = Kernel {
     wgsl: WGSL,
     cuda: None,
     workgroup: [256, 1, 1],
-    buffers: &[read(0, "x"), read(1, "weight"), read(4, "dy"), write(5, "dx"), write(6, "statistics_out")],
+    buffers: &[read(0, "x"), read(1, "weight"), read(4, "dy"), write(5, "dx"), write(6, "scratch")],
     scalars: &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::U32],
 };
 
-/// dweight and dbias from dy and the statistics of each row.
+/// The sums of dweight and dbias of each chunk of rows, from dy and the statistics of each row.
 pub static BACKWARD_WEIGHT: Kernel = Kernel {
     name: "layernorm_backward_weight",
     entry: "layernorm_backward_weight",
     wgsl: WGSL,
     cuda: None,
     workgroup: [32, 8, 1],
-    buffers: &[read(0, "x"), read(4, "dy"), read(7, "statistics_in"), write(8, "dweight"), write(9, "dbias")],
-    scalars: SCALARS,
+    buffers: &[read(0, "x"), read(4, "dy"), write(6, "scratch")],
+    scalars: &[ScalarKind::U32; 4],
+};
+
+/// dweight and dbias from those sums.
+pub static BACKWARD_WEIGHT_TOTAL: Kernel = Kernel {
+    name: "layernorm_backward_weight_total",
+    entry: "layernorm_backward_weight_total",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [32, 8, 1],
+    buffers: &[read(7, "scratch_in"), write(8, "dweight"), write(9, "dbias")],
+    scalars: &[ScalarKind::U32; 4],
 };
 
 /// The shape and constant of a LayerNorm.
@@ -118,12 +130,18 @@ impl LayerNorm {
         unsafe { gpu.launch(&ADD_FORWARD, &[x, addend, weight, bias, y], &scalars, fold(place, self.rows)?) }
     }
 
+    /// Bytes of `scratch` for the gradients: the mean and 1 / standard deviation of each row, and the sums of at most 256
+    /// chunks of rows, `[2, dim]` each.
+    pub fn scratch_bytes(&self) -> usize {
+        let [_, chunks] = row_chunks(self.rows);
+        chunks.saturating_mul(self.dim).saturating_add(self.rows).saturating_mul(8)
+    }
+
     /// The gradients of [`LayerNorm::forward`]: `dx` is assigned or added to, as `write` says; those of weight
     /// and bias, in this order, are added to; `None` where the parameters are frozen.
     ///
-    /// `x`, `dy`, `dx`: `[rows, dim]` f32; `weight` and the parameters' gradients: `[dim]` f32. `scratch`:
-    /// `[rows, 2]` f32, overwritten with the mean and 1 / standard deviation of each row. The outputs are
-    /// buffers of their own.
+    /// `x`, `dy`, `dx`: `[rows, dim]` f32; `weight` and the parameters' gradients: `[dim]` f32; `scratch`:
+    /// [`LayerNorm::scratch_bytes`], overwritten. The outputs are buffers of their own.
     #[allow(clippy::too_many_arguments)] // forward's arguments, then their gradients
     pub fn backward<G: Gpu>(
         &self,
@@ -138,13 +156,13 @@ impl LayerNorm {
     ) -> Result<()> {
         let place = BACKWARD.name;
         let Some((count, scalars)) = self.scalars(place)? else { return Ok(()) };
-        let statistics = elements(place, self.rows, 2)?;
+        let scratch_len = elements(place, self.scratch_bytes() / 4, 1)?;
         for (name, buffer, count) in [
             ("x", x, count),
             ("weight", weight, self.dim),
             ("dy", dy, count),
             ("dx", dx, count),
-            ("scratch", scratch, statistics),
+            ("scratch", scratch, scratch_len),
         ] {
             check_size(place, name, buffer, count, 4)?;
         }
@@ -154,17 +172,19 @@ impl LayerNorm {
         }
         let [rows, dim, eps] = scalars;
         let with_write = [rows, dim, eps, Scalar::U32(u32::from(write == Write::Add))];
-        let columns = grid(BACKWARD_WEIGHT.name, self.dim.div_ceil(32), 1)?;
-        // SAFETY: the kernels touch rows * dim elements of x, dy and dx, dim of weight, dweight and dbias, and
-        // 2 * rows of scratch: checked above.
+        // SAFETY: the kernel touches rows * dim elements of x, dy and dx, dim of weight and 2 * rows of scratch: checked
+        // above.
+        unsafe { gpu.launch(&BACKWARD, &[x, weight, dy, dx, scratch], &with_write, fold(place, self.rows)?)? }
+        let Some([dweight, dbias]) = dweight_dbias else { return Ok(()) };
+        let place = BACKWARD_WEIGHT.name;
+        let [chunk_rows, chunks] = row_chunks(self.rows);
+        let scalars = [self.rows, self.dim, chunk_rows, chunks].map(|value| Scalar::U32(value as u32));
+        let columns = self.dim.div_ceil(32);
+        // SAFETY: the kernels touch rows * dim elements of x and dy, 2 * (rows + chunks * dim) of scratch, and dim of
+        // dweight and dbias: checked above.
         unsafe {
-            gpu.launch(&BACKWARD, &[x, weight, dy, dx, scratch], &with_write, fold(place, self.rows)?)?;
-            match dweight_dbias {
-                Some([dweight, dbias]) => {
-                    gpu.launch(&BACKWARD_WEIGHT, &[x, dy, scratch, dweight, dbias], &scalars, columns)
-                }
-                None => Ok(()),
-            }
+            gpu.launch(&BACKWARD_WEIGHT, &[x, dy, scratch], &scalars, grid(place, columns, chunks)?)?;
+            gpu.launch(&BACKWARD_WEIGHT_TOTAL, &[scratch, dweight, dbias], &scalars, grid(place, columns, 1)?)
         }
     }
 

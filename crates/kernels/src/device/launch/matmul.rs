@@ -2,6 +2,7 @@
 
 use super::{check_size, elements, grid};
 use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::ops::Write;
 
 const WGSL: Option<&str> = Some(include_str!("../../ops/matmul.wgsl"));
 const CUDA: Option<&str> = Some(include_str!("../../ops/matmul.cu"));
@@ -31,7 +32,7 @@ pub static BACKWARD_BIAS: Kernel = Kernel {
     cuda: CUDA,
     workgroup: [32, 8, 1],
     buffers: &[read(4, "dy"), write(5, "dbias")],
-    scalars: &[ScalarKind::U32; 2],
+    scalars: &[ScalarKind::U32; 3],
 };
 
 /// The forward product in bf16 on tensor cores; CUDA only: WGSL has neither the type nor the instruction.
@@ -157,15 +158,22 @@ impl MatMul {
         unsafe { product.launch(gpu, dy, x, None, dw) }
     }
 
-    /// `dbias[n] += sum over m of dy[m,n]`, f32; `dbias` is added to.
-    pub fn backward_bias<G: Gpu>(&self, gpu: &G, dy: &G::Buffer, dbias: &G::Buffer) -> Result<()> {
+    /// `dbias[n] = sum over m of dy[m,n]`, f32; `dbias` is assigned, or added to, as `write` says.
+    pub fn backward_bias<G: Gpu>(
+        &self,
+        gpu: &G,
+        dy: &G::Buffer,
+        dbias: &G::Buffer,
+        write: Write,
+    ) -> Result<()> {
         let place = BACKWARD_BIAS.name;
         check_size(place, "dy", dy, elements(place, self.m, self.n)?, 4)?;
         check_size(place, "dbias", dbias, self.n, 4)?;
-        if self.m == 0 || self.n == 0 {
+        if self.n == 0 {
             return Ok(());
         }
-        let scalars = [Scalar::U32(self.m as u32), Scalar::U32(self.n as u32)];
+        let accumulate = usize::from(write == Write::Add);
+        let scalars = [self.m, self.n, accumulate].map(|value| Scalar::U32(value as u32));
         let columns = grid(place, self.n.div_ceil(32), 1)?;
         // SAFETY: the kernel touches m * n elements of dy and n of dbias: checked above.
         unsafe { gpu.launch(&BACKWARD_BIAS, &[dy, dbias], &scalars, columns) }

@@ -13,10 +13,13 @@ pub mod grad_norm;
 pub mod layernorm;
 pub mod matmul;
 pub mod mlp;
+pub mod moves;
 pub mod packed;
+pub mod peak;
 pub mod residual;
 pub mod rmsnorm;
 pub mod rope;
+pub mod round;
 pub mod sampling;
 pub mod sgd;
 
@@ -44,6 +47,13 @@ fn grid(place: &'static str, x: usize, y: usize) -> Result<[u32; 3]> {
         });
     }
     Ok([x as u32, y as u32, 1])
+}
+
+/// How the rows of a sum over rows are cut, by their number alone: rows of a chunk, and chunks, of which there are at most
+/// 256.
+fn row_chunks(rows: usize) -> [usize; 2] {
+    let chunk_rows = rows.div_ceil(256).max(64);
+    [chunk_rows, rows.div_ceil(chunk_rows)]
 }
 
 /// `a * b`, which must fit the 32-bit indices of the kernels.
@@ -122,6 +132,14 @@ mod tests {
             assert!(x as usize * y as usize >= groups && x as usize <= MAX_GROUPS && z == 1);
         }
         assert!(fold("op", MAX_GROUPS * MAX_GROUPS + 1).is_err());
+    }
+
+    #[test]
+    fn chunks_cover_every_row() {
+        for rows in [0, 1, 63, 64, 65, 16_384, 16_385, 1 << 20, (1 << 20) + 1, u32::MAX as usize] {
+            let [chunk_rows, chunks] = row_chunks(rows);
+            assert!(chunks <= 256 && chunk_rows * chunks >= rows && chunk_rows * chunks < rows + chunk_rows);
+        }
     }
 
     #[test]

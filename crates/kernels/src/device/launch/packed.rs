@@ -3,16 +3,21 @@
 
 use std::ops::Range;
 
-use super::{check_size, elements, fold, grid};
+use super::{check_size, elements, fold, grid, moves};
 use crate::DType;
+use crate::buffer::Buffer;
 use crate::device::gpu::{Binding, Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, Operand, panel_bytes};
 use crate::ops::Write;
 use crate::panels::LANES;
 
 /// Rows that [`MATVEC`](Kernels) takes at a time, and rows and columns of the tiles of the other kernels.
 const FEW: usize = 8;
 const TILE: usize = 64;
+
+/// Flags of the kernels.
+const HAS_BIAS: u32 = 1;
+const ADDS: u32 = 2;
 
 const SCALARS: &[ScalarKind] = &[
     ScalarKind::U32,
@@ -27,15 +32,24 @@ const SCALARS: &[ScalarKind] = &[
 const FORWARD: &[Binding] = &[read(0, "x"), read(1, "w"), read(2, "bias"), write(3, "y")];
 const BACKWARD: &[Binding] = &[read(1, "w"), read(4, "dy"), write(5, "dx")];
 const ROWS: &[Binding] = &[read(1, "w"), read(7, "ids"), write(3, "y")];
+const LENGTHS: &[Binding] = &[read(0, "w"), read(1, "a"), read(2, "b"), write(3, "lengths")];
+const LENGTHS_SCALARS: &[ScalarKind] = &[
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::U32,
+    ScalarKind::F32,
+];
 
 /// The kernels for one layout of weights.
 struct Kernels {
-    /// The type that they are called after.
-    name: &'static str,
     matvec: Kernel,
     matmul: Kernel,
     backward: Kernel,
     rows: Kernel,
+    lengths: Kernel,
 }
 
 const fn forward(name: &'static str, entry: &'static str, wgsl: &'static str, size: [u32; 3]) -> Kernel {
@@ -66,25 +80,40 @@ const fn rows(name: &'static str, wgsl: &'static str) -> Kernel {
     }
 }
 
+const fn lengths(name: &'static str, wgsl: &'static str) -> Kernel {
+    Kernel {
+        name,
+        entry: "dora_lengths",
+        wgsl: Some(wgsl),
+        cuda: None,
+        workgroup: [32, 8, 1],
+        buffers: LENGTHS,
+        scalars: LENGTHS_SCALARS,
+    }
+}
+
 /// Declares the kernels of layouts, and lists them.
 macro_rules! layouts {
     ($($layout:ident $name:literal: $($source:expr),+;)+) => {
         $(
             static $layout: Kernels = {
                 const WGSL: &str = concat!($($source,)+ include_str!("../../ops/matmul/packed.wgsl"));
+                const LENGTHS_WGSL: &str = concat!(
+                    $($source,)+ include_str!("../../ops/pairs.wgsl"), include_str!("../../ops/dora_lengths.wgsl")
+                );
                 Kernels {
-                    name: $name,
                     matvec: forward(concat!("packed_matvec_", $name), "packed_matvec", WGSL, [32, 8, 1]),
                     matmul: forward(concat!("packed_matmul_", $name), "packed_matmul", WGSL, [16, 16, 1]),
                     backward: backward(concat!("packed_backward_", $name), WGSL),
                     rows: rows(concat!("packed_rows_", $name), WGSL),
+                    lengths: lengths(concat!("dora_lengths_", $name), LENGTHS_WGSL),
                 }
             };
         )+
 
         /// The kernels.
         pub static KERNELS: &[&Kernel] =
-            &[$(&$layout.matvec, &$layout.matmul, &$layout.backward, &$layout.rows,)+ &BACKWARD_WEIGHT];
+            &[$(&$layout.matvec, &$layout.matmul, &$layout.backward, &$layout.rows, &$layout.lengths,)+ &BACKWARD_WEIGHT];
     };
 }
 
@@ -148,9 +177,10 @@ fn kernels_of(dtype: DType) -> Option<&'static Kernels> {
 /// A matrix `[rows, cols]` of output channels in a GPU's memory, packed as on the CPU.
 pub struct PackedMatrix<B> {
     kernels: &'static Kernels,
+    dtype: DType,
+    operand: Operand,
     rows: usize,
     cols: usize,
-    panel_bytes: usize,
     /// Panels, and the buffer that holds them: several where one would be too large.
     parts: Vec<(Range<usize>, B)>,
 }
@@ -161,36 +191,148 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
     /// # Errors
     /// As [`Gpu::alloc`] and [`Gpu::upload`].
     pub fn upload<G: Gpu<Buffer = B>>(gpu: &G, matrix: &Matrix) -> Result<Self> {
-        let most = usize::try_from(gpu.info().max_buffer_bytes).unwrap_or(usize::MAX);
-        PackedMatrix::upload_in_parts(gpu, matrix, most)
+        PackedMatrix::upload_in_parts(gpu, matrix, most_bytes(gpu))
     }
 
     /// As [`PackedMatrix::upload`], in buffers of at most so many bytes, but for panels that are larger.
     ///
+    /// Matrices of f32, f16 and bf16 of one shape are cut at the same panels, so that weights, their gradient and what an
+    /// optimiser keeps beside them correspond part by part.
+    ///
     /// # Errors
     /// As [`PackedMatrix::upload`].
     pub fn upload_in_parts<G: Gpu<Buffer = B>>(gpu: &G, matrix: &Matrix, most: usize) -> Result<Self> {
-        let place = "upload";
-        let Some(kernels) = kernels_of(matrix.dtype()) else {
+        let shape = [matrix.rows(), matrix.cols()];
+        let packed = PackedMatrix::alloc(gpu, matrix.dtype(), matrix.operand(), shape, most)?;
+        packed.set(gpu, matrix)?;
+        Ok(packed)
+    }
+
+    /// A matrix of zeros, in f32.
+    ///
+    /// # Errors
+    /// As [`Gpu::alloc`].
+    pub fn zeroed<G: Gpu<Buffer = B>>(gpu: &G, shape: [usize; 2]) -> Result<Self> {
+        let packed = PackedMatrix::alloc(gpu, DType::F32, Operand::F32, shape, most_bytes(gpu))?;
+        packed.fill_zeros(gpu)?;
+        Ok(packed)
+    }
+
+    /// Room for a matrix; what it holds is undefined.
+    fn alloc<G: Gpu<Buffer = B>>(
+        gpu: &G,
+        dtype: DType,
+        operand: Operand,
+        [rows, cols]: [usize; 2],
+        most: usize,
+    ) -> Result<Self> {
+        let place = "packed matrix";
+        let Some(kernels) = kernels_of(dtype) else {
             return Err(Error::Argument {
                 place,
                 what: "matrix".into(),
                 expected: "a type of weights".into(),
-                found: matrix.dtype().to_string(),
+                found: dtype.to_string(),
             });
         };
-        let (panels, panel_bytes) = (matrix.panels(), matrix.panel_bytes());
-        elements(place, matrix.rows().next_multiple_of(LANES), matrix.cols())?;
-        let fit = (most / panel_bytes.max(1)).max(1);
-        let mut parts = Vec::new();
-        for first in (0..panels).step_by(fit) {
+        let panels = rows.div_ceil(LANES);
+        elements(place, elements(place, panels, LANES)?, cols)?;
+        let bytes = panel_bytes(dtype, cols);
+        let largest = match dtype {
+            DType::F16 | DType::BF16 => panel_bytes(DType::F32, cols),
+            _ => bytes,
+        };
+        let fit = (most / largest.max(1)).max(1);
+        let part = |first: usize| {
             let range = first..panels.min(first + fit);
-            let bytes = matrix.panel_range(range.clone());
-            let buffer = gpu.alloc(bytes.len())?;
-            gpu.upload(&buffer, 0, bytes)?;
-            parts.push((range, buffer));
+            Ok((range.clone(), gpu.alloc(range.len() * bytes)?))
+        };
+        let parts = (0..panels).step_by(fit).map(part).collect::<Result<_>>()?;
+        Ok(PackedMatrix { kernels, dtype, operand, rows, cols, parts })
+    }
+
+    /// Becomes a matrix of the same type and shape.
+    ///
+    /// # Errors
+    /// A matrix of another type or shape; what [`Gpu::upload`] meets.
+    pub fn set<G: Gpu<Buffer = B>>(&self, gpu: &G, matrix: &Matrix) -> Result<()> {
+        check_kind("set", "matrix", self.kind(), (matrix.dtype(), [matrix.rows(), matrix.cols()]))?;
+        self.set_panels(gpu, matrix.panel_range(0..matrix.panels()))
+    }
+
+    /// Takes the bytes of all panels, one behind the other.
+    ///
+    /// # Errors
+    /// Another number of bytes; what [`Gpu::upload`] meets.
+    pub fn set_panels<G: Gpu<Buffer = B>>(&self, gpu: &G, bytes: &[u8]) -> Result<()> {
+        if bytes.len() != self.bytes() {
+            return Err(Error::Argument {
+                place: "set",
+                what: "panels".into(),
+                expected: format!("{} bytes", self.bytes()),
+                found: bytes.len().to_string(),
+            });
         }
-        Ok(PackedMatrix { kernels, rows: matrix.rows(), cols: matrix.cols(), panel_bytes, parts })
+        let mut rest = bytes;
+        for (_, buffer) in &self.parts {
+            let (part, after) = rest.split_at(buffer.bytes());
+            gpu.upload(buffer, 0, part)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// All weights become 0, whatever the type.
+    ///
+    /// # Errors
+    /// What [`Gpu::launch`] meets.
+    pub fn fill_zeros<G: Gpu<Buffer = B>>(&self, gpu: &G) -> Result<()> {
+        self.parts.iter().try_for_each(|(_, buffer)| moves::fill(gpu, buffer, 0, buffer.bytes() / 4, 0))
+    }
+
+    /// Reads the panels back, one behind the other.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub fn download<G: Gpu<Buffer = B>>(&self, gpu: &G) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.bytes()];
+        self.read(gpu, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads the matrix back.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub fn to_matrix<G: Gpu<Buffer = B>>(&self, gpu: &G) -> Result<Matrix> {
+        let mut data = Buffer::zeroed(self.bytes());
+        self.read(gpu, &mut data)?;
+        Ok(Matrix::from_panels(self.dtype, [self.rows, self.cols], self.operand, data))
+    }
+
+    /// Reads all panels into as many bytes.
+    fn read<G: Gpu<Buffer = B>>(&self, gpu: &G, mut rest: &mut [u8]) -> Result<()> {
+        for (_, buffer) in &self.parts {
+            let (part, after) = rest.split_at_mut(buffer.bytes());
+            gpu.download(buffer, 0, part)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// The type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// What inputs are rounded to where a CPU multiplies with the matrix; a GPU rounds none.
+    pub fn operand(&self) -> Operand {
+        self.operand
+    }
+
+    /// Panels, and the buffer that holds them, from the first to the last.
+    pub fn parts(&self) -> &[(Range<usize>, B)] {
+        &self.parts
     }
 
     /// Output channels (n).
@@ -208,27 +350,14 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         self.parts.iter().map(|(_, buffer)| buffer.bytes()).sum()
     }
 
-    /// Reads the panels back, one after the other.
-    ///
-    /// # Errors
-    /// As [`Gpu::download`].
-    pub fn download<G: Gpu<Buffer = B>>(&self, gpu: &G) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.bytes()];
-        let mut rest = bytes.as_mut_slice();
-        for (_, buffer) in &self.parts {
-            let (part, after) = rest.split_at_mut(buffer.bytes());
-            gpu.download(buffer, 0, part)?;
-            rest = after;
-        }
-        Ok(bytes)
-    }
-
-    /// `y[m,n] = sum over k of x[m,k] w[n,k] (+ bias[n])`; x, bias and y are f32, and `y` is assigned.
+    /// `y[m,n] = sum over k of x[m,k] w[n,k] (+ bias[n])`; x, bias and y are f32. `y` is assigned, or the rounded sum is
+    /// added to it, as `write` says.
     ///
     /// The bits of a row of `y` depend on that row of `x` alone, not on how many rows there are.
     ///
     /// # Errors
     /// Buffers that are too small; what [`Gpu::launch`] meets.
+    #[allow(clippy::too_many_arguments)] // what is read, what is written, and how
     pub fn forward<G: Gpu<Buffer = B>>(
         &self,
         gpu: &G,
@@ -236,6 +365,7 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         x: &B,
         bias: Option<&B>,
         y: &B,
+        write: Write,
     ) -> Result<()> {
         let few = rows <= 2 * FEW;
         let kernel = if few { &self.kernels.matvec } else { &self.kernels.matmul };
@@ -253,7 +383,7 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
                 true => grid(place, panels.len(), rows.div_ceil(FEW))?,
                 false => grid(place, (panels.len() * LANES).div_ceil(TILE), rows.div_ceil(TILE))?,
             };
-            let scalars = self.scalars(rows, panels, 1.0, bias.is_some());
+            let scalars = self.scalars(rows, panels, 1.0, bias.is_some(), write);
             // SAFETY: the kernel touches rows of x and y and all of bias, whose sizes were checked, and the panels of this
             // part. Without a bias it gets x in its place and does not read it.
             unsafe { gpu.launch(kernel, &[x, w, bias.unwrap_or(x), y], &scalars, groups)? }
@@ -282,7 +412,8 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         }
         let groups = grid(place, self.cols.div_ceil(TILE), rows.div_ceil(TILE))?;
         for (i, (panels, w)) in self.parts.iter().enumerate() {
-            let scalars = self.scalars(rows, panels, 1.0, write == Write::Add || i > 0);
+            let write = if i > 0 { Write::Add } else { write };
+            let scalars = self.scalars(rows, panels, 1.0, false, write);
             // SAFETY: the kernel touches rows of dy and dx, whose sizes were checked, and the panels of this part.
             unsafe { gpu.launch(kernel, &[w, dy, dx], &scalars, groups)? }
         }
@@ -303,19 +434,12 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
     ) -> Result<()> {
         let kernel = &BACKWARD_WEIGHT;
         let place = kernel.name;
-        if self.kernels.name != F32.name {
-            return Err(Error::Argument {
-                place,
-                what: "gradient".into(),
-                expected: "a matrix of f32".into(),
-                found: format!("one of {}", self.kernels.name),
-            });
-        }
+        check_kind(place, "gradient", (DType::F32, [self.rows, self.cols]), self.kind())?;
         check_size(place, "x", x, elements(place, rows, self.cols)?, 4)?;
         check_size(place, "dy", dy, elements(place, rows, self.rows)?, 4)?;
         for (panels, dw) in &self.parts {
             let groups = grid(place, self.cols.div_ceil(TILE), (panels.len() * LANES).div_ceil(TILE))?;
-            let scalars = self.scalars(rows, panels, 1.0, write == Write::Add);
+            let scalars = self.scalars(rows, panels, 1.0, false, write);
             // SAFETY: the kernel touches rows of x and dy, whose sizes were checked, and the panels of this part.
             unsafe { gpu.launch(kernel, &[x, dy, dw], &scalars, groups)? }
         }
@@ -348,18 +472,99 @@ impl<B: super::DeviceBuffer> PackedMatrix<B> {
         }
         let groups = fold(place, elements(place, rows, self.cols.div_ceil(4 * 64))?)?;
         for (panels, w) in &self.parts {
-            let scalars = self.scalars(rows, panels, scale, write == Write::Add);
+            let scalars = self.scalars(rows, panels, scale, false, write);
             // SAFETY: the kernel touches all of ids and x, whose sizes were checked, and the panels of this part.
             unsafe { gpu.launch(kernel, &[w, ids, x], &scalars, groups)? }
         }
         Ok(())
     }
 
-    /// The kernels' scalars for some panels. The integers fit 32 bits, as the number of elements does.
-    fn scalars(&self, rows: usize, panels: &Range<usize>, scale: f32, flag: bool) -> [Scalar; 8] {
-        let [rows, width, depth, words, count, first] =
-            [rows, self.rows, self.cols, self.panel_bytes / 4, panels.len(), panels.start * LANES]
-                .map(|value| Scalar::U32(value as u32));
-        [rows, width, depth, words, count, first, Scalar::F32(scale), Scalar::U32(u32::from(flag))]
+    /// `lengths[n] = sqrt(sum over k of (w[n,k] + scale * sum over r of b[n,r] a[r,k])²)`, at least 1e-30: those of the rows,
+    /// for [`super::dora::Dora`]. See [`crate::ops::dora::lengths`].
+    ///
+    /// `a`: `[r, k]`, `b`: `[n, r]`, both f32 in one part; `lengths`: `[n]` f32, assigned.
+    ///
+    /// # Errors
+    /// Matrices of other shapes or types, or in several parts; as [`PackedMatrix::forward`].
+    pub fn lengths<G: Gpu<Buffer = B>>(
+        &self,
+        gpu: &G,
+        a: &PackedMatrix<B>,
+        b: &PackedMatrix<B>,
+        scale: f32,
+        lengths: &B,
+    ) -> Result<()> {
+        let kernel = &self.kernels.lengths;
+        let place = kernel.name;
+        let rank = a.rows;
+        check_kind(place, "a", (DType::F32, [rank, self.cols]), a.kind())?;
+        check_kind(place, "b", (DType::F32, [self.rows, rank]), b.kind())?;
+        check_size(place, "lengths", lengths, self.rows, 4)?;
+        let ([(_, of_a)], [(_, of_b)]) = (a.parts(), b.parts()) else {
+            return Err(Error::Argument {
+                place,
+                what: "a and b".into(),
+                expected: "one part each".into(),
+                found: format!("{} and {}", a.parts.len(), b.parts.len()),
+            });
+        };
+        for (panels, w) in &self.parts {
+            let [width, depth, rank, words, first, zero] =
+                [self.rows, self.cols, rank, self.panel_words(), panels.start * LANES, 0]
+                    .map(|value| Scalar::U32(value as u32));
+            let scalars = [width, depth, rank, words, first, zero, Scalar::F32(scale)];
+            let groups = grid(place, panels.len(), 1)?;
+            // SAFETY: the kernel touches the panels of this part, all of a, those panels of b and those rows of lengths: the
+            // shapes and the size were checked.
+            unsafe { gpu.launch(kernel, &[w, of_a, of_b, lengths], &scalars, groups)? }
+        }
+        Ok(())
     }
+
+    /// Its type and shape.
+    pub(super) fn kind(&self) -> Kind {
+        (self.dtype, [self.rows, self.cols])
+    }
+
+    /// Words of a panel.
+    fn panel_words(&self) -> usize {
+        panel_bytes(self.dtype, self.cols) / 4
+    }
+
+    /// The kernels' scalars for some panels. The integers fit 32 bits, as the number of elements does.
+    fn scalars(
+        &self,
+        rows: usize,
+        panels: &Range<usize>,
+        scale: f32,
+        has_bias: bool,
+        write: Write,
+    ) -> [Scalar; 8] {
+        let [rows, width, depth, words, count, first] =
+            [rows, self.rows, self.cols, self.panel_words(), panels.len(), panels.start * LANES]
+                .map(|value| Scalar::U32(value as u32));
+        let bias = if has_bias { HAS_BIAS } else { 0 };
+        let adds = match write {
+            Write::Set => 0,
+            Write::Add => ADDS,
+        };
+        [rows, width, depth, words, count, first, Scalar::F32(scale), Scalar::U32(bias | adds)]
+    }
+}
+
+/// The type and the shape of a matrix.
+pub(super) type Kind = (DType, [usize; 2]);
+
+/// Checks that a matrix has this type and shape.
+pub(super) fn check_kind(place: &'static str, name: &str, expected: Kind, found: Kind) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let describe = |(dtype, [rows, cols]): Kind| format!("{rows} x {cols} of {dtype}");
+    Err(Error::Argument { place, what: name.into(), expected: describe(expected), found: describe(found) })
+}
+
+/// The most bytes of a buffer.
+fn most_bytes<G: Gpu>(gpu: &G) -> usize {
+    usize::try_from(gpu.info().max_buffer_bytes).unwrap_or(usize::MAX)
 }

@@ -1,7 +1,7 @@
 //! RMSNorm on a GPU: kernels and launches. The formulas stand in `ops/rmsnorm.wgsl`.
 
-use super::{check_size, elements, fold, grid};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use super::{check_size, elements, fold, grid, row_chunks};
+use crate::device::gpu::{DeviceBuffer, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::ops::Write;
 
 const WGSL: Option<&str> = Some(include_str!("../../ops/rmsnorm.wgsl"));
@@ -16,8 +16,17 @@ const SMALL: usize = 256;
 const SMALL_ROWS: usize = 8;
 
 /// The kernels.
-pub static KERNELS: &[&Kernel] =
-    &[&FORWARD, &ADD_FORWARD, &SMALL_FORWARD, &SMALL_IN_PLACE, &BACKWARD, &BACKWARD_WEIGHT];
+pub static KERNELS: &[&Kernel] = &[
+    &FORWARD,
+    &ADD_FORWARD,
+    &SMALL_FORWARD,
+    &SMALL_IN_PLACE,
+    &BACKWARD,
+    &BACKWARD_IN_PLACE,
+    &BACKWARD_SCALES,
+    &BACKWARD_WEIGHT,
+    &BACKWARD_WEIGHT_TOTAL,
+];
 
 /// y from x.
 pub static FORWARD: Kernel = Kernel {
@@ -70,19 +79,52 @@ pub static BACKWARD: Kernel = Kernel {
     wgsl: WGSL,
     cuda: CUDA,
     workgroup: [256, 1, 1],
-    buffers: &[read(0, "x"), read(1, "weight"), read(3, "dy"), write(4, "dx"), write(5, "r_out")],
+    buffers: &[read(0, "x"), read(1, "weight"), read(3, "dy"), write(4, "dx"), write(5, "scratch")],
     scalars: &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32, ScalarKind::U32],
 };
 
-/// dweight from dy and 1 / rms of each row.
+/// dx over dy.
+pub static BACKWARD_IN_PLACE: Kernel = Kernel {
+    name: "rmsnorm_backward_in_place",
+    entry: "rmsnorm_backward_in_place",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[read(0, "x"), read(1, "weight"), write(10, "gradient_inout")],
+    scalars: SCALARS,
+};
+
+/// 1 / rms of each row.
+pub static BACKWARD_SCALES: Kernel = Kernel {
+    name: "rmsnorm_backward_scales",
+    entry: "rmsnorm_backward_scales",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[read(0, "x"), write(5, "scratch")],
+    scalars: SCALARS,
+};
+
+/// The sums of dweight of each chunk of rows, from dy and 1 / rms of each row.
 pub static BACKWARD_WEIGHT: Kernel = Kernel {
     name: "rmsnorm_backward_weight",
     entry: "rmsnorm_backward_weight",
     wgsl: WGSL,
     cuda: CUDA,
     workgroup: [32, 8, 1],
-    buffers: &[read(0, "x"), read(3, "dy"), read(6, "r_in"), write(7, "dweight")],
-    scalars: SCALARS,
+    buffers: &[read(0, "x"), read(3, "dy"), write(5, "scratch")],
+    scalars: &[ScalarKind::U32; 4],
+};
+
+/// dweight from those sums.
+pub static BACKWARD_WEIGHT_TOTAL: Kernel = Kernel {
+    name: "rmsnorm_backward_weight_total",
+    entry: "rmsnorm_backward_weight_total",
+    wgsl: WGSL,
+    cuda: CUDA,
+    workgroup: [32, 8, 1],
+    buffers: &[read(6, "scratch_in"), write(7, "dweight")],
+    scalars: &[ScalarKind::U32; 4],
 };
 
 /// The shape and constants of an RMSNorm.
@@ -152,11 +194,17 @@ impl RmsNorm {
         unsafe { gpu.launch(&ADD_FORWARD, &[x, addend, weight, y], &scalars, fold(place, self.rows)?) }
     }
 
+    /// Bytes of `scratch` for the gradients: 1 / rms of each row, and the sums of at most 256 chunks of rows, `[dim]` each.
+    pub fn scratch_bytes(&self) -> usize {
+        let [_, chunks] = row_chunks(self.rows);
+        chunks.saturating_mul(self.dim).saturating_add(self.rows).saturating_mul(4)
+    }
+
     /// The gradients of [`RmsNorm::forward`]: `dx` is assigned or added to, as `write` says, and `dweight` is
     /// added to; `None` where the weights are frozen.
     ///
-    /// `x`, `dy`, `dx`: `[rows, dim]` f32; `weight`, `dweight`: `[dim]` f32. `scratch`: `[rows]` f32,
-    /// overwritten with 1 / rms of each row. The three outputs are buffers of their own.
+    /// `x`, `dy`, `dx`: `[rows, dim]` f32; `weight`, `dweight`: `[dim]` f32; `scratch`: [`RmsNorm::scratch_bytes`],
+    /// overwritten. The three outputs are buffers of their own.
     #[allow(clippy::too_many_arguments)] // forward's arguments, then their gradients
     pub fn backward<G: Gpu>(
         &self,
@@ -171,29 +219,77 @@ impl RmsNorm {
     ) -> Result<()> {
         let place = BACKWARD.name;
         let Some((count, scalars)) = self.scalars(place)? else { return Ok(()) };
-        for (name, buffer, count) in [
-            ("x", x, count),
-            ("weight", weight, self.dim),
-            ("dy", dy, count),
-            ("dx", dx, count),
-            ("scratch", scratch, self.rows),
-        ] {
-            check_size(place, name, buffer, count, 4)?;
-        }
-        if let Some(dweight) = dweight {
-            check_size(place, "dweight", dweight, self.dim, 4)?;
-        }
+        check_size(place, "dx", dx, count, 4)?;
+        self.check_gradients(place, [x, weight, dy, scratch], dweight)?;
         let [rows, dim, eps, offset] = scalars;
         let with_write = [rows, dim, eps, offset, Scalar::U32(u32::from(write == Write::Add))];
-        let columns = grid(BACKWARD_WEIGHT.name, self.dim.div_ceil(32), 1)?;
-        // SAFETY: the kernels touch rows * dim elements of x, dy and dx, dim of weight and dweight, and rows
-        // of scratch: checked above.
+        // SAFETY: the kernel touches rows * dim elements of x, dy and dx, dim of weight and rows of scratch: checked above.
+        unsafe { gpu.launch(&BACKWARD, &[x, weight, dy, dx, scratch], &with_write, fold(place, self.rows)?)? }
+        match dweight {
+            Some(dweight) => self.sum_weight_gradient(gpu, x, dy, dweight, scratch),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`RmsNorm::backward`], to the same bits, with dx written over dy: both are `gradient`.
+    ///
+    /// `x`, `gradient`: `[rows, dim]` f32; `weight`, `dweight`: `[dim]` f32; `scratch`: [`RmsNorm::scratch_bytes`],
+    /// overwritten.
+    pub fn backward_in_place<G: Gpu>(
+        &self,
+        gpu: &G,
+        x: &G::Buffer,
+        weight: &G::Buffer,
+        gradient: &G::Buffer,
+        dweight: Option<&G::Buffer>,
+        scratch: &G::Buffer,
+    ) -> Result<()> {
+        let place = BACKWARD_IN_PLACE.name;
+        let Some((_, scalars)) = self.scalars(place)? else { return Ok(()) };
+        self.check_gradients(place, [x, weight, gradient, scratch], dweight)?;
+        let groups = fold(place, self.rows)?;
+        if let Some(dweight) = dweight {
+            // SAFETY: the kernel touches rows * dim elements of x and rows of scratch: checked above.
+            unsafe { gpu.launch(&BACKWARD_SCALES, &[x, scratch], &scalars, groups)? }
+            self.sum_weight_gradient(gpu, x, gradient, dweight, scratch)?;
+        }
+        // SAFETY: the kernel touches rows * dim elements of x and gradient, and dim of weight: checked above.
+        unsafe { gpu.launch(&BACKWARD_IN_PLACE, &[x, weight, gradient], &scalars, groups) }
+    }
+
+    /// Checks the sizes of what both ways backward take.
+    fn check_gradients<B: DeviceBuffer>(
+        &self,
+        place: &'static str,
+        [x, weight, dy, scratch]: [&B; 4],
+        dweight: Option<&B>,
+    ) -> Result<()> {
+        let count = elements(place, self.rows, self.dim)?;
+        for (name, buffer, count) in [("x", x, count), ("weight", weight, self.dim), ("dy", dy, count)] {
+            check_size(place, name, buffer, count, 4)?;
+        }
+        check_size(place, "scratch", scratch, elements(place, self.scratch_bytes() / 4, 1)?, 4)?;
+        dweight.map_or(Ok(()), |dweight| check_size(place, "dweight", dweight, self.dim, 4))
+    }
+
+    /// Adds to `dweight`, once 1 / rms of each row is in `scratch`. All sizes have been checked.
+    fn sum_weight_gradient<G: Gpu>(
+        &self,
+        gpu: &G,
+        x: &G::Buffer,
+        dy: &G::Buffer,
+        dweight: &G::Buffer,
+        scratch: &G::Buffer,
+    ) -> Result<()> {
+        let place = BACKWARD_WEIGHT.name;
+        let [chunk_rows, chunks] = row_chunks(self.rows);
+        let scalars = [self.rows, self.dim, chunk_rows, chunks].map(|value| Scalar::U32(value as u32));
+        let columns = self.dim.div_ceil(32);
+        // SAFETY: the kernels touch rows * dim elements of x and dy, rows + chunks * dim of scratch and dim of dweight:
+        // the callers checked them.
         unsafe {
-            gpu.launch(&BACKWARD, &[x, weight, dy, dx, scratch], &with_write, fold(place, self.rows)?)?;
-            match dweight {
-                Some(dweight) => gpu.launch(&BACKWARD_WEIGHT, &[x, dy, scratch, dweight], &scalars, columns),
-                None => Ok(()),
-            }
+            gpu.launch(&BACKWARD_WEIGHT, &[x, dy, scratch], &scalars, grid(place, columns, chunks)?)?;
+            gpu.launch(&BACKWARD_WEIGHT_TOTAL, &[scratch, dweight], &scalars, grid(place, columns, 1)?)
         }
     }
 

@@ -4,16 +4,13 @@ use super::{check_size, elements, fold};
 use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
 use crate::ops::sgd::{self, Momentum};
 
-const WGSL: Option<&str> = Some(concat!(
-    include_str!("../../ops/elements.wgsl"),
-    include_str!("../../ops/to_bf16.wgsl"),
-    include_str!("../../ops/sgd.wgsl")
-));
+const WGSL: Option<&str> =
+    Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/sgd.wgsl")));
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32];
 
 /// The kernels.
-pub static KERNELS: &[&Kernel] = &[&UPDATE, &UPDATE_MOMENTUM, &UPDATE_BF16, &UPDATE_MOMENTUM_BF16];
+pub static KERNELS: &[&Kernel] = &[&UPDATE, &UPDATE_MOMENTUM];
 
 /// New weights, without momentum.
 pub static UPDATE: Kernel = Kernel {
@@ -37,28 +34,6 @@ pub static UPDATE_MOMENTUM: Kernel = Kernel {
     scalars: SCALARS,
 };
 
-/// New weights, without momentum, and in bf16 too.
-pub static UPDATE_BF16: Kernel = Kernel {
-    name: "sgd_update_bf16",
-    entry: "sgd_update_bf16",
-    wgsl: WGSL,
-    cuda: None,
-    workgroup: [256, 1, 1],
-    buffers: &[write(0, "w"), read(1, "gradient"), write(3, "rounded")],
-    scalars: SCALARS,
-};
-
-/// New weights and momentum, and the weights in bf16 too.
-pub static UPDATE_MOMENTUM_BF16: Kernel = Kernel {
-    name: "sgd_update_momentum_bf16",
-    entry: "sgd_update_momentum_bf16",
-    wgsl: WGSL,
-    cuda: None,
-    workgroup: [256, 1, 1],
-    buffers: &[write(0, "w"), read(1, "gradient"), write(2, "m"), write(3, "rounded")],
-    scalars: SCALARS,
-};
-
 /// A step of gradient descent over so many weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Sgd {
@@ -71,23 +46,14 @@ pub struct Sgd {
 impl Sgd {
     /// Moves `w` by `gradient`, with the momentum `m` if the options have one: each `[count]` f32, `w` and `m`
     /// overwritten with what is new, in buffers of their own.
-    ///
-    /// `rounded`, if given, is assigned the new weights in bf16, rounded to nearest and ties to even: `[half of count,
-    /// rounded up]` words of two neighbours, the first in the lower half. An odd count's last half is 0.
     pub fn update<G: Gpu>(
         &self,
         gpu: &G,
         w: &G::Buffer,
         gradient: &G::Buffer,
         m: Option<&G::Buffer>,
-        rounded: Option<&G::Buffer>,
     ) -> Result<()> {
-        let kernel = match (m.is_some(), rounded.is_some()) {
-            (false, false) => &UPDATE,
-            (true, false) => &UPDATE_MOMENTUM,
-            (false, true) => &UPDATE_BF16,
-            (true, true) => &UPDATE_MOMENTUM_BF16,
-        };
+        let kernel = if m.is_some() { &UPDATE_MOMENTUM } else { &UPDATE };
         let place = kernel.name;
         if m.is_some() != self.options.momentum.is_some() {
             return Err(Error::Argument {
@@ -104,17 +70,12 @@ impl Sgd {
             return Ok(());
         }
         let count = elements(place, self.count, 1)?;
-        let words = count.div_ceil(2);
         let mut buffers = vec![w, gradient];
         check_size(place, "w", w, count, 4)?;
         check_size(place, "gradient", gradient, count, 4)?;
         if let Some(m) = m {
             check_size(place, "m", m, count, 4)?;
             buffers.push(m);
-        }
-        if let Some(rounded) = rounded {
-            check_size(place, "rounded", rounded, words, 4)?;
-            buffers.push(rounded);
         }
         let (nesterov, keep) = match self.options.momentum {
             None => (0, 0.0),
@@ -129,10 +90,8 @@ impl Sgd {
             Scalar::F32(self.options.weight_decay as f32),
             Scalar::F32(self.options.grad_scale),
         ];
-        let threads = if rounded.is_some() { words } else { count };
-        let groups = fold(place, threads.div_ceil(256))?;
-        // SAFETY: the kernel touches count elements of w, gradient and m, and half as many words of rounded: checked
-        // above.
+        let groups = fold(place, count.div_ceil(256))?;
+        // SAFETY: the kernel touches count elements of w, gradient and m: checked above.
         unsafe { gpu.launch(kernel, &buffers, &scalars, groups) }
     }
 }

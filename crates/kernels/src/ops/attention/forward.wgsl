@@ -4,7 +4,7 @@
 //   y    = sum over t of softmax(s)[t] * v[t]                         `window` positions in all
 //   lse  = ln(sum over t of e^s[t])
 //
-// q, y: [rows, H * D]; lse: [rows, H]; keys, values: [slots, G, capacity, D], a slot holds one sequence, position
+// q, y: [rows, H * D]; lse: [rows, H]; keys, values: [slots, capacity, G, D], a slot holds one sequence, position
 // p at p % capacity (with a window the capacity may be less than the sequence: a ring). Strides say how keys and
 // values lie, so the same kernels read the rows of a projection, [rows, G * D]. Values are f32, or pairs of f16.
 //

@@ -1,14 +1,16 @@
 // The products of a linear layer with packed weights, forward and backward; f32 but for the weights.
 //
-//   forward      y[m,n]   = sum over k of x[m,k] w[n,k]  (+ bias[n])
-//   backward     dx[m,k]  = sum over n of dy[m,n] w[n,k]
-//                dw[n,k] += sum over m of dy[m,n] x[m,k]
-//   lookup       y[m,k]   = scale * w[ids[m],k]             an embedding, whose table is packed as well
+//   forward      y[m,n]  = sum over k of x[m,k] w[n,k]  (+ bias[n])
+//   backward     dx[m,k] = sum over n of dy[m,n] w[n,k]
+//                dw[n,k] = sum over m of dy[m,n] x[m,k]
+//   lookup       y[m,k]  = scale * w[ids[m],k]              an embedding, whose table is packed as well
 //
-// x, dx: [rows, depth]; y, dy: [rows, width] (of a lookup [rows, depth]); bias: [width]; ids: [rows]. w and dw (f32) lie in panels of 32 output channels, as on the CPU
-// (crates/kernels/src/panels): `weights(panel, quad, lane)`, of a file for each layout, gives the weights of channel
-// 32 panel + lane for k = 4 quad .. 4 quad + 4. A matrix too large for one buffer comes in several, some panels each:
-// `first` is the first channel of this one.
+// or that is added to what is there. Of forward the whole sum is rounded first, with the bias.
+//
+// x, dx: [rows, depth]; y, dy: [rows, width] (of a lookup [rows, depth]); bias: [width]; ids: [rows]. w and dw (f32) lie in
+// panels of 32 output channels, as on the CPU (crates/kernels/src/panels): `weights(panel, quad, lane)`, of a file for each
+// layout, gives the weights of channel 32 panel + lane for k = 4 quad .. 4 quad + 4. A matrix too large for one buffer
+// comes in several, some panels each: `first` is the first channel of this one.
 //
 // One order of sums. k is cut into stretches of 128; a stretch is summed from its first value to its last, and stretches are
 // added from the first to the last. Both forward kernels keep to it, so that a row of y has the same bits whether it comes
@@ -22,8 +24,11 @@ struct Shape {
     panels: u32,      // in this buffer
     first: u32,       // channel of the first panel
     scale: f32,       // what is looked up is multiplied by
-    flag: u32,        // forward: 1 where there is a bias; else 1 where the result is added to
+    flags: u32,       // HAS_BIAS, ADDS
 }
+
+const HAS_BIAS: u32 = 1u; // forward: a bias is added
+const ADDS: u32 = 2u;     // the result is added to what is there
 
 var<immediate> shape: Shape;
 
@@ -50,6 +55,18 @@ fn inputs(row: u32, quad: u32) -> vec4<f32> {
         four[i] = x[at + i];
     }
     return four;
+}
+
+fn store(row: u32, channel: u32, sum: f32) {
+    let at = row * shape.width + channel;
+    var value = sum;
+    if (shape.flags & HAS_BIAS) != 0u {
+        value += bias[channel];
+    }
+    if (shape.flags & ADDS) != 0u {
+        value += y[at];
+    }
+    y[at] = value;
 }
 
 // ---- few rows: each weight is read once, by the thread of its channel ----
@@ -101,10 +118,7 @@ fn packed_matvec(
 
     let channel = shape.first + group.x * 32u + lane;
     if slice < count && channel < shape.width {
-        if shape.flag == 1u {
-            total += bias[channel];
-        }
-        y[(first_row + slice) * shape.width + channel] = total;
+        store(first_row + slice, channel, total);
     }
 }
 
@@ -124,11 +138,7 @@ fn store_row(row: u32, channel: u32, values: vec4<f32>) {
     }
     for (var i = 0u; i < 4u; i++) {
         if channel + i < shape.width {
-            var value = values[i];
-            if shape.flag == 1u {
-                value += bias[channel + i];
-            }
-            y[row * shape.width + channel + i] = value;
+            store(row, channel + i, values[i]);
         }
     }
 }
@@ -233,7 +243,7 @@ fn store_gradients(row: u32, k: u32, values: vec4<f32>) {
         if k + i < shape.depth {
             let at = row * shape.depth + k + i;
             var value = values[i];
-            if shape.flag == 1u {
+            if (shape.flags & ADDS) != 0u {
                 value += dx[at];
             }
             dx[at] = value;
@@ -351,7 +361,7 @@ fn store_weights(channel: u32, k: u32, values: vec4<f32>) {
         if k + i < shape.depth {
             let at = channel / 32u * shape.panel_words + (k + i) * 32u + channel % 32u;
             var value = values[i];
-            if shape.flag == 1u {
+            if (shape.flags & ADDS) != 0u {
                 value += dw[at];
             }
             dw[at] = value;
@@ -392,7 +402,7 @@ fn packed_rows(
         if k < shape.depth {
             let at = row * shape.depth + k;
             var value = four[i];
-            if shape.flag == 1u {
+            if (shape.flags & ADDS) != 0u {
                 value += y[at];
             }
             y[at] = value;
