@@ -4,8 +4,8 @@ use anyhow::Result;
 use wootz_kernels::simd::IsaKind;
 
 use crate::commands::{
-    bench, chat, check, data, eval, export, generate, grpo, inspect, merge, pull, quantize, sft, tokenizer,
-    train,
+    bench, chat, check, data, doctor, eval, export, generate, grpo, inspect, merge, pull, quantize, sft,
+    tokenizer, train,
 };
 use crate::hub;
 
@@ -68,6 +68,8 @@ pub enum Command {
     Pull(pull::PullArgs),
     /// Measure this machine, the kernels, or a model
     Bench(bench::BenchArgs),
+    /// Show what this machine can do, and which device would compute and why
+    Doctor(doctor::DoctorArgs),
 }
 
 impl Command {
@@ -88,6 +90,7 @@ impl Command {
             Command::Merge(args) => merge::run(*args),
             Command::Pull(args) => pull::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Doctor(args) => doctor::run(&args),
         }
     }
 }

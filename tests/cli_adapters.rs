@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use wootz_kernels::{DType, Matrix};
+use wootz_kernels::DType;
+use wootz_kernels::exec::Weight;
 use wootz_model::Model;
 use wootz_model::adapter::{self, AdapterFormat, Base, WriteOptions};
 use wootz_model::load::LoadOptions;
@@ -271,7 +272,7 @@ fn make_adapter(model: &str, path: &str) {
     for lora in adapter.parts.values_mut() {
         let rows = lora.b.rows();
         let b: Vec<f32> = (0..rows * 4).map(|i| (i * 37 % 101) as f32 / 300.0 - 0.1).collect();
-        lora.b = Matrix::from_f32(model.pool(), [rows, 4], &b);
+        lora.b = Weight::from_f32(model.pool(), [rows, 4], &b);
     }
     let base = Base { architecture: model.architecture(), config: model.config() };
     let options =

@@ -303,7 +303,7 @@ impl Chat {
         }
         let model = self.engine.model_mut();
         model.adapters_mut()[known].strength = strength;
-        model.measure_adapters();
+        model.measure_adapters()?;
         name.clone_into(&mut self.adapters[known].name);
         self.session = None;
         Ok(())

@@ -1,6 +1,7 @@
 //! `wootz eval`: how well a model answers.
 
 use super::answer::note;
+use super::device::DeviceArgs;
 use super::flags::{AdapterArgs, PrecisionArg};
 use super::prompts::{read_prompts, rewards};
 use super::tuning;
@@ -24,6 +25,8 @@ pub struct EvalArgs {
     model: Option<String>,
     #[command(flatten)]
     adapters: AdapterArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// A built-in task: heroes, arithmetic, copy, sort, brackets or letters. Its problems are those that `wootz grpo` never
     /// learns from [default, without data: heroes]
     #[arg(long, value_name = "NAME", conflicts_with = "data")]
@@ -103,6 +106,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let tokenizer = tuning::tokenizer(&path, args.template.as_deref())?;
     let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
     let mut model = Model::load(&path, &LoadOptions { precision: args.dtype.precision(), threads })?;
+    args.device.place(&mut model)?;
     args.adapters.put_on(&mut model)?;
     let prompts = match task {
         Some(task) => {

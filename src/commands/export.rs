@@ -257,7 +257,7 @@ impl Model<'_> {
         };
         let mut model = wootz_model::Model::from_checkpoint(self.checkpoint, &options)?;
         for adapter in self.adapters {
-            model.put_on(adapter.clone())?;
+            model.put_on(adapter.copy()?)?;
         }
         let found = compare(&logits(&model, &texts)?, &found)?;
         let most = divergence_of(dtype);

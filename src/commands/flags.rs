@@ -15,6 +15,7 @@ use wootz_model::load::LoadOptions;
 use wootz_model::lora::Adapter;
 use wootz_model::quantize::Mix;
 
+use super::device::DeviceArgs;
 use crate::model_arg;
 
 /// How tokens are chosen.
@@ -157,6 +158,8 @@ pub struct RunningArgs {
     pub lookup: Option<u32>,
     #[command(flatten)]
     pub adapters: AdapterArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 impl RunningArgs {
@@ -167,11 +170,13 @@ impl RunningArgs {
         Ok(Arc::new(model))
     }
 
-    /// Loads the model as it is without adapters.
+    /// Loads the model as it is without adapters, to where it is to run.
     pub fn load_base(&self, path: &Path) -> Result<Model> {
         let precision = self.dtype.precision();
         let threads = self.threads.map_or_else(pool::default_threads, |n| n as usize);
-        load(path, &LoadOptions { precision, threads }, self.quantize)
+        let mut model = load(path, &LoadOptions { precision, threads }, self.quantize)?;
+        self.device.place(&mut model)?;
+        Ok(model)
     }
 
     /// The context of a run whose longest sequence takes `needed` tokens, as far as that is known.

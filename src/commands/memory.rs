@@ -1,31 +1,76 @@
 //! The memory plan of a run: printed before anything is taken, and refused where it does not fit.
 
 use anyhow::{Result, bail};
+use wootz_kernels::device::{Accelerator, Gpu};
+use wootz_model::Model;
+use wootz_model::plan::Memory;
 
 /// Bytes by what they hold.
 pub type Rows<'a> = &'a [(&'static str, usize)];
 
-/// Prints what a run will take, and refuses what does not fit. `taken` of it is in memory already. `limit` is in MiB;
-/// without one, what is free counts. `advice` is what to do where it does not fit.
+/// Whose memory a run takes.
+#[derive(Clone, Copy)]
+pub enum Whose<'a> {
+    /// The machine's, of which so many bytes are taken already.
+    Host(usize),
+    /// A GPU's.
+    Device(&'a Accelerator),
+}
+
+impl Whose<'_> {
+    /// Where a model is, for its plan: a GPU that has only some of it counts as the host.
+    pub fn of(model: &Model) -> Whose<'_> {
+        match model.gpu() {
+            Some(gpu) if model.gpu_layers() == model.config().n_layers() => Whose::Device(gpu),
+            _ => Whose::Host(model.weight_bytes()),
+        }
+    }
+
+    /// As a plan calls it.
+    pub fn memory(self) -> Memory {
+        match self {
+            Whose::Host(_) => Memory::Host,
+            Whose::Device(_) => Memory::Device,
+        }
+    }
+}
+
+/// Prints what a run will take, and refuses what does not fit. `limit` is in MiB; without one, what is free counts, or what a
+/// GPU has. `advice` is what to do where it does not fit.
 ///
 /// # Errors
 /// It does not fit.
-pub fn check(rows: Rows, taken: usize, limit: Option<usize>, advice: &str) -> Result<()> {
+pub fn check(rows: Rows, whose: Whose, limit: Option<usize>, advice: &str) -> Result<()> {
     let total: usize = rows.iter().map(|(_, bytes)| bytes).sum();
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let list: Vec<String> = (rows.iter().filter(|(_, bytes)| *bytes > 0))
         .map(|(name, bytes)| format!("{name} {:.1}", mib(*bytes)))
         .collect();
-    eprintln!("memory: {:.1} MiB ({})", mib(total), list.join(", "));
-    let available = limit.map(|limit| limit << 20).or_else(|| free().map(|free| free + taken));
+    let (of, there) = match whose {
+        Whose::Host(taken) => (String::new(), free().map(|free| free + taken)),
+        Whose::Device(gpu) => {
+            let bytes = gpu.info().memory_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+            (format!(" of {}", gpu.info().name), bytes)
+        }
+    };
+    eprintln!("memory{of}: {:.1} MiB ({})", mib(total), list.join(", "));
+    let available = limit.map(|limit| limit << 20).or(there);
     if let Some(available) = available
         && total > available
     {
         bail!(
-            "{:.0} MiB are needed and {:.0} MiB {}; try {advice}",
+            "{:.0} MiB are needed and {:.0} MiB {}; try {advice}{}",
             mib(total),
             mib(available),
-            if limit.is_some() { "allowed" } else { "free" }
+            match whose {
+                _ if limit.is_some() => "allowed",
+                Whose::Host(_) => "free",
+                Whose::Device(_) => "on the device",
+            },
+            match whose {
+                Whose::Host(_) => "",
+                Whose::Device(_) => ", or --device cpu",
+            }
         );
     }
     Ok(())

@@ -210,7 +210,7 @@ impl Task<'_> {
                 base: None,
                 existing: self.existing(),
             };
-            match adapter::write(&to, &base, &adapter.at_full_strength(), &options)? {
+            match adapter::write(&to, &base, &adapter.at_full_strength()?, &options)? {
                 Scales::Kept => {}
                 Scales::Rounded => scales = "with scales rounded",
             }
@@ -240,7 +240,7 @@ impl Task<'_> {
             comparison::tokens(self.args.text.as_deref(), self.tokenizer.as_ref(), self.config.vocab_size)?;
         let mut model = Model::from_checkpoint(&self.checkpoint, &options)?;
         for adapter in &self.adapters {
-            model.put_on(adapter.clone())?;
+            model.put_on(adapter.copy()?)?;
         }
         let apart = logits(&model, &texts)?;
         drop(model);

@@ -6,6 +6,8 @@ pub mod chat;
 pub mod check;
 pub mod comparison;
 pub mod data;
+pub mod device;
+pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod flags;

@@ -1,6 +1,6 @@
 //! Models that are tuned: loaded as training wants them, with their adapters, and what that takes.
 
-use super::memory;
+use super::memory::{self, Whose};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::sync::Arc;
@@ -84,15 +84,18 @@ pub fn load_model(path: &Path, learning: &Learning, full: bool, threads: usize) 
     let precision = if exact { Precision::F32 } else { Precision::Native };
     let mut model = Model::load(path, &LoadOptions { precision, threads })?;
     if !exact {
-        convert(&mut model, learning.format());
+        convert(&mut model, learning.format())?;
     }
     Ok(model)
 }
 
 /// Weights that are not quantised take the type that products multiply.
-pub fn convert(model: &mut Model, format: Format) {
+///
+/// # Errors
+/// What a device meets that has them.
+pub fn convert(model: &mut Model, format: Format) -> Result<()> {
     let (weights, pool) = model.weights_mut();
-    weights.convert(pool, format.dtype(), |_, of| of.block_len() == 1);
+    Ok(weights.convert(pool, format.dtype(), |_, of| of.block_len() == 1)?)
 }
 
 /// Prints what training such a model will take, `more` included, and refuses what does not fit.
@@ -133,5 +136,5 @@ pub fn check_memory(
         ("workspace", plan.workspace),
     ];
     rows.extend(more);
-    memory::check(&rows, model.weight_bytes(), limit, advice)
+    memory::check(&rows, Whose::of(model), limit, advice)
 }

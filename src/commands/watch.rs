@@ -148,7 +148,7 @@ pub fn sample(
 ) -> wootz_model::Result<String> {
     let config = model.config();
     let room = (prompt.len() + SAMPLE).min(config.max_seq);
-    let mut cache = model.new_cache(room, CacheType::F32);
+    let mut cache = model.new_cache(room, CacheType::F32)?;
     let mut scratch = Scratch::default();
     let options = SamplerOptions { temperature: 0.7, top_p: 0.95, seed, ..SamplerOptions::greedy() };
     let mut sampler = Sampler::new(options, 0);

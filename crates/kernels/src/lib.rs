@@ -4,11 +4,12 @@
 //! - [`dtype`]: element types and block formats; [`quant`]: what each block format means
 //! - [`simd`]: one vocabulary of vector operations for every instruction set; [`pool`]: threads
 //! - [`panels`], [`matrix`]: weights, packed for the kernels
-//! - [`ops`]: the operations, one file each
+//! - [`ops`]: the operations, one file each; [`device`]: GPUs, and the same operations on them; [`exec`]: either, by one call
 
 pub mod buffer;
 pub mod device;
 pub mod dtype;
+pub mod exec;
 pub mod matrix;
 pub mod ops;
 pub mod panels;

@@ -53,7 +53,7 @@ pub fn logits(model: &Model, texts: &[Vec<u32>]) -> Result<Logits> {
     let mut values = Vec::new();
     for text in texts {
         let text = &text[..text.len().min(reach)];
-        let mut cache = model.new_cache(text.len(), CacheType::F32);
+        let mut cache = model.new_cache(text.len(), CacheType::F32)?;
         for tokens in text.chunks(STEP) {
             let chunk = Chunk { tokens, cache: &mut cache, logits: Rows::All };
             values.extend_from_slice(model.forward(&mut scratch, &mut [chunk])?);

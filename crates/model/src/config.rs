@@ -3,6 +3,8 @@
 //! Symbols used in shapes everywhere: B sequences, T tokens of a sequence, V vocabulary, C model width (`dim`),
 //! H query heads, G key/value heads, D width of a head, F width of the MLP's hidden layer, L layers.
 
+use wootz_kernels::device::launch::attention::Attention;
+
 /// The blueprint of a decoder. An architecture file (`arch/<name>.rs`) makes one from a file's metadata;
 /// `decoder.rs` runs it. There is no other place where models differ.
 #[derive(Clone, Debug, PartialEq)]
@@ -188,5 +190,16 @@ impl DecoderConfig {
     /// Width of all key (or value) heads together, G·D.
     pub fn kv_dim(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// Attention in one of the layers.
+    pub fn attention(&self, layer: usize) -> Attention {
+        Attention {
+            heads: self.n_heads,
+            kv_heads: self.n_kv_heads,
+            dim: self.head_dim,
+            scale: self.attention_scale,
+            window: self.layers[layer].window,
+        }
     }
 }

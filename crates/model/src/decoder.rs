@@ -6,9 +6,10 @@
 //! [`wootz_kernels::ops::matmul`]).
 
 use crate::arch::Architecture;
-use crate::block::{Activations, Block, Mode, Network, Observer, Workspace};
+use crate::block::{Activations, Block, Mode, Network, Observer, Past, Workspace};
 use crate::config::{DecoderConfig, Head, Positions, Rope};
-use crate::error::{Result, fail};
+use crate::error::{Context, Result, fail};
+use crate::generate::Kept;
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use crate::load::LoadOptions;
 use crate::lora::Adapter;
@@ -19,12 +20,17 @@ use crate::weights::{Parameter, Weights};
 use std::path::Path;
 use wootz_formats::Checkpoint;
 use wootz_kernels::Pool;
+use wootz_kernels::device::launch::attention::Attention;
+use wootz_kernels::device::{Accelerator, Gpu};
+use wootz_kernels::exec::{Exec, Floats, Ids, LeftOut, Losses, Output, Slot, Tables, Turns};
+use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
-use wootz_kernels::ops::matmul::{Product, matmul};
-use wootz_kernels::ops::rope::Angles;
-use wootz_kernels::ops::{Write, embedding, mlp};
+use wootz_kernels::ops::cross_entropy::CrossEntropy;
 
 /// A decoder with its parameters and threads.
+///
+/// Its last blocks, or all of it, may be on a GPU ([`Model::place`]). What is computed is computed where its weights are; the
+/// stream of rows goes from one place to the other, once in a pass.
 pub struct Model {
     architecture: &'static Architecture,
     config: DecoderConfig,
@@ -60,13 +66,53 @@ pub enum Rows {
 /// The buffers of a forward pass; they grow to the largest call and are used again.
 #[derive(Default)]
 pub struct Scratch {
-    x: Vec<f32>,
-    /// Rows of a table: tokens, then positions.
-    rows: Vec<u32>,
-    angles: Vec<Angles>,
+    x: Floats,
+    /// Rows of the embedding and of the table of positions, and those that have logits.
+    tokens: Ids,
+    positions: Ids,
+    wanted: Ids,
+    turns: Vec<Turns>,
+    /// On the CPU, and on a GPU.
+    rooms: [Room; 2],
+    /// The stream of the rows that have logits.
+    of_wanted: Floats,
+    logits: Floats,
+    /// What a GPU has computed, for who asks for it.
+    on_host: Vec<f32>,
+}
+
+impl Scratch {
+    /// The logits of the last pass, `[rows, V]`, brought to the host if a GPU has computed them.
+    ///
+    /// # Errors
+    /// What the device meets.
+    pub fn logits(&mut self) -> Result<&mut [f32]> {
+        if self.logits.owner().is_none() {
+            return Ok(self.logits.host_mut());
+        }
+        self.on_host.clear();
+        self.on_host.extend_from_slice(&self.logits.read()?);
+        Ok(&mut self.on_host)
+    }
+}
+
+/// What blocks work in.
+#[derive(Default)]
+struct Room {
     activations: Activations,
     workspace: Workspace,
-    logits: Vec<f32>,
+}
+
+/// A token that was drawn from a row of logits.
+pub struct Picked<'a> {
+    /// The row, of those that the last pass gave.
+    pub row: usize,
+    /// The token.
+    pub token: u32,
+    /// What the logits were multiplied with.
+    pub scale: f32,
+    /// The tokens that it was drawn from; `None` for all.
+    pub kept: Option<&'a Kept>,
 }
 
 /// Neighbouring rows that belong to one sequence.
@@ -163,9 +209,89 @@ impl Model {
         self.weights.bytes_per_token()
     }
 
+    /// Moves the last `layers` blocks to a GPU, and with them what belongs to them: a head of its own goes with the last
+    /// block; the embedding, and a head that is the embedding, only when all blocks go. Adapters go with their projections.
+    ///
+    /// # Errors
+    /// A device without memory: what had moved is brought back. What else the device meets.
+    pub fn place(&mut self, gpu: &Accelerator, layers: usize) -> Result<()> {
+        let first = self.config.n_layers().saturating_sub(layers);
+        let exec = Exec { pool: &self.pool, gpu: Some(gpu) };
+        let moved = self.weights.bring(exec, first).and_then(|()| {
+            // Uploads are queued: what fails of them is told here.
+            Ok(gpu.synchronize()?)
+        });
+        if let Err(error) = moved {
+            self.weights.bring(Exec::cpu(&self.pool), 0)?;
+            return Err(error).context(|| format!("cannot put {layers} blocks on {}", gpu.info().name));
+        }
+        for adapter in &mut self.adapters {
+            bring_adapter(&self.weights, &self.pool, adapter)?;
+        }
+        Ok(())
+    }
+
+    /// The GPU that has blocks of the model, if one has.
+    pub fn gpu(&self) -> Option<&Accelerator> {
+        self.weights.layers.last().and_then(|layer| layer.o.weight.owner())
+    }
+
+    /// Blocks on a GPU: the last ones.
+    pub fn gpu_layers(&self) -> usize {
+        self.weights.layers.iter().filter(|layer| layer.o.weight.owner().is_some()).count()
+    }
+
+    /// Who computes with the parameters at a place.
+    pub fn exec_at(&self, place: Place) -> Exec<'_> {
+        let gpu = match place {
+            Place::Embed | Place::PosEmbed => self.weights.embed.owner(),
+            Place::Layer(index, _) => self.weights.layers.get(index).and_then(|layer| layer.o.weight.owner()),
+            Place::FinalNorm | Place::Head => self.weights.head().owner(),
+        };
+        Exec { pool: &self.pool, gpu }
+    }
+
+    /// Who computes a block.
+    pub(crate) fn exec_of(&self, layer: usize) -> Exec<'_> {
+        self.exec_at(Place::Layer(layer, Part::O))
+    }
+
+    /// The first block whose keys and values are in a device's memory.
+    fn first_cached(&self) -> usize {
+        match self.gpu() {
+            Some(_) if self.exec_of(self.config.n_layers() - 1).has_attention(self.config.head_dim) => {
+                self.config.n_layers() - self.gpu_layers()
+            }
+            _ => self.config.n_layers(),
+        }
+    }
+
     /// An empty cache with room for `positions` positions.
-    pub fn new_cache(&self, positions: usize, kind: CacheType) -> KvCache {
-        KvCache::new(&self.config, positions, kind)
+    ///
+    /// # Errors
+    /// A device without memory.
+    pub fn new_cache(&self, positions: usize, kind: CacheType) -> Result<KvCache> {
+        let mut one = self.new_caches(1, positions, kind)?;
+        Ok(one.pop().unwrap_or_else(|| KvCache::new(&self.config, positions, kind)))
+    }
+
+    /// Several empty caches with room for `positions` positions each. On a GPU they lie together, and are served together.
+    ///
+    /// # Errors
+    /// A device without memory.
+    pub fn new_caches(&self, count: usize, positions: usize, kind: CacheType) -> Result<Vec<KvCache>> {
+        let first = self.first_cached();
+        match self.gpu() {
+            Some(gpu) if first < self.config.n_layers() => {
+                KvCache::on_device(&self.config, gpu, first, count, positions, kind)
+            }
+            _ => Ok((0..count).map(|_| KvCache::new(&self.config, positions, kind)).collect()),
+        }
+    }
+
+    /// What attention is like in the blocks on a GPU.
+    pub(crate) fn shapes_on_gpu(&self, first: usize) -> Vec<Attention> {
+        (first..self.config.n_layers()).map(|layer| self.config.attention(layer)).collect()
     }
 
     /// Runs the tokens of all chunks, appends them to their caches, and returns the logits that were asked for:
@@ -175,7 +301,26 @@ impl Model {
     /// A token that is not in the vocabulary, an empty or too long chunk, a cache without room, a position beyond a
     /// learned table. Nothing has changed then.
     pub fn forward<'s>(&self, scratch: &'s mut Scratch, chunks: &mut [Chunk]) -> Result<&'s mut [f32]> {
+        self.run(scratch, chunks, None)?;
+        scratch.logits()
+    }
+
+    /// [`Model::forward`], with the logits left where they were computed: [`Scratch::logits`] brings them,
+    /// [`Model::likeliest`] looks at them there.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn compute(&self, scratch: &mut Scratch, chunks: &mut [Chunk]) -> Result<()> {
         self.run(scratch, chunks, None)
+    }
+
+    /// The likeliest token of each row of the last pass, the lowest of equal ones, where a GPU has the logits: so a token
+    /// travels, and not a row of the vocabulary. `None` where the CPU has them, or a row has values that are no numbers.
+    ///
+    /// # Errors
+    /// What the device meets.
+    pub fn likeliest(&self, scratch: &Scratch) -> Result<Option<Vec<u32>>> {
+        Ok(self.exec_at(Place::Head).likeliest(&scratch.logits, self.config.vocab_size)?)
     }
 
     /// [`Model::forward`], and `observer` is shown the inputs of every product on the way. The results are the same.
@@ -188,51 +333,121 @@ impl Model {
         chunks: &mut [Chunk],
         observer: &dyn Observer,
     ) -> Result<&'s mut [f32]> {
-        self.run(scratch, chunks, Some(observer))
+        self.run(scratch, chunks, Some(observer))?;
+        scratch.logits()
     }
 
-    fn run<'s>(
+    fn run(
         &self,
-        scratch: &'s mut Scratch,
+        scratch: &mut Scratch,
         chunks: &mut [Chunk],
         observer: Option<&dyn Observer>,
-    ) -> Result<&'s mut [f32]> {
+    ) -> Result<()> {
         let spans = self.spans(chunks)?;
         let rows = spans.last().map_or(0, |span| span.rows.end);
-        self.embed(scratch, chunks, &spans, rows);
-        self.set_angles(&mut scratch.angles, &spans);
-
-        let wanted = wanted_rows(chunks, &spans);
         let last = self.config.n_layers() - 1;
-        let network = Network { observer, ..self.network(Mode::Inference) };
+        // Everything that travels to a device does so before its first launch, so that a pass is one submission.
+        let tables = self.tables(chunks, &spans)?;
+        self.set_turns(&mut scratch.turns, &spans)?;
+        let wanted = wanted_rows(chunks, &spans);
+        scratch.wanted.set(self.exec_of(last), wanted.iter().map(|&row| row as u32))?;
+        self.embed(scratch, chunks, &spans)?;
+
         for index in 0..=last {
-            let block = self.block(network, index, &scratch.angles);
-            let mut caches: Vec<_> = chunks.iter_mut().map(|c| &mut c.cache.layers[index]).collect();
-            let (a, w) = (&mut scratch.activations, &mut scratch.workspace);
-            block.attention(&mut scratch.x, &mut caches, &spans, a, w);
+            let exec = self.exec_of(index);
+            exec.bring(&mut scratch.x)?;
+            let network = Network { observer, ..self.network(Mode::Inference, exec) };
+            let block = self.block(network, index, &scratch.turns);
+            let Room { activations: a, workspace: w } = &mut scratch.rooms[usize::from(exec.gpu.is_some())];
+            let mut caches: Vec<_> =
+                chunks.iter_mut().filter_map(|chunk| chunk.cache.layers.get_mut(index)).collect();
+            let past = match &tables {
+                Some((first, tables)) if index >= *first => Past::Slots(tables, index - first),
+                _ => Past::Caches(&mut caches),
+            };
+            block.attention(&mut scratch.x, past, &spans, a, w)?;
             // After the last attention nothing mixes rows any more: only those that have logits go on.
             if index == last && wanted.len() < rows {
-                gather_rows(&mut scratch.x, &wanted, self.config.dim);
+                exec.gather(&scratch.x, self.config.dim, &scratch.wanted, &mut scratch.of_wanted)?;
+                std::mem::swap(&mut scratch.x, &mut scratch.of_wanted);
             }
-            block.mlp(&mut scratch.x, a, w);
+            if wanted.is_empty() && index == last {
+                break;
+            }
+            block.mlp(&mut scratch.x, a, w)?;
         }
         for (chunk, span) in chunks.iter_mut().zip(&spans) {
             chunk.cache.advance(span.rows.len());
         }
-        self.head(network, scratch, wanted.len());
-        Ok(&mut scratch.logits)
+        self.head(observer, scratch, wanted.len())
     }
 
-    /// What all blocks share.
-    pub(crate) fn network(&self, mode: Mode) -> Network<'_> {
+    /// The tables for chunks whose caches are in a device's memory, and the first block that is there.
+    fn tables(&self, chunks: &[Chunk], spans: &[Span]) -> Result<Option<(usize, Tables)>> {
+        let first = self.first_cached();
+        let Some(gpu) = self.gpu().filter(|_| first < self.config.n_layers()) else { return Ok(None) };
+        let mut rows: Vec<(&Slot, std::ops::Range<usize>, usize)> = Vec::with_capacity(chunks.len());
+        for (chunk, span) in chunks.iter().zip(spans) {
+            match &chunk.cache.slot {
+                Some(slot) if chunk.cache.layers.len() == first => {
+                    rows.push((slot, span.rows.clone(), span.first))
+                }
+                _ => fail!("a cache was made before the model was moved to where it is"),
+            }
+        }
+        Ok(Some((first, Tables::of_slots(gpu, &self.shapes_on_gpu(first), &rows)?)))
+    }
+
+    /// The log-probabilities of tokens that were drawn from the logits of the last pass, with the bits that training gives
+    /// them, where a GPU has made them: its sums are added in another order than the CPU's. `None` where the CPU has.
+    ///
+    /// # Errors
+    /// What the device meets.
+    pub fn log_probabilities(&self, scratch: &mut Scratch, picked: &[Picked]) -> Result<Option<Vec<f32>>> {
+        let exec = self.exec_at(Place::Head);
+        if exec.gpu.is_none() {
+            return Ok(None);
+        }
+        let vocab = self.config.vocab_size;
+        let rows = scratch.logits.len() / vocab;
+        let mut all = vec![0.0; picked.len()];
+        let (mut losses, mut targets) = (vec![0.0; rows], vec![-1; rows]);
+        // One temperature after the other; usually there is one.
+        let mut scales: Vec<f32> = picked.iter().map(|picked| picked.scale).collect();
+        scales.sort_unstable_by(f32::total_cmp);
+        scales.dedup();
+        for scale in scales {
+            targets.fill(-1);
+            for of in picked.iter().filter(|picked| picked.scale == scale) {
+                targets[of.row] = of.token as i32;
+            }
+            let bits = |row: usize, words: &mut [u32]| {
+                let of = picked.iter().find(|picked| picked.row == row && picked.scale == scale);
+                if let Some(kept) = of.and_then(|picked| picked.kept) {
+                    kept.bits_of_others(words);
+                }
+            };
+            let left_out = LeftOut { logits: &|_, _| {}, bits: &bits };
+            let op = CrossEntropy { scale, ..CrossEntropy::plain(vocab) };
+            let out = Losses { losses: &mut losses, entropies: None };
+            exec.cross_entropy(&op, Some(left_out), &mut scratch.logits, &targets, None, out)?;
+            for (logprob, of) in all.iter_mut().zip(picked).filter(|(_, picked)| picked.scale == scale) {
+                *logprob = -losses[of.row];
+            }
+        }
+        Ok(Some(all))
+    }
+
+    /// What all blocks share that `exec` computes.
+    pub(crate) fn network<'a>(&'a self, mode: Mode, exec: Exec<'a>) -> Network<'a> {
         let adapters = &self.adapters;
-        Network { pool: &self.pool, config: &self.config, mode, adapters, draw: None, observer: None }
+        Network { exec, config: &self.config, mode, adapters, draw: None, observer: None }
     }
 
-    /// A block over rows of these angles ([`Model::set_angles`]).
-    pub(crate) fn block<'a>(&'a self, network: Network<'a>, index: usize, angles: &'a [Angles]) -> Block<'a> {
-        let angles = self.rotation_of[index].map(|i| &angles[i]);
-        Block { network, index, layer: &self.weights.layers[index], angles }
+    /// A block over rows of these angles ([`Model::set_turns`]).
+    pub(crate) fn block<'a>(&'a self, network: Network<'a>, index: usize, turns: &'a [Turns]) -> Block<'a> {
+        let turns = self.rotation_of[index].map(|i| &turns[i]);
+        Block { network, index, layer: &self.weights.layers[index], turns }
     }
 
     /// The parameters.
@@ -269,28 +484,42 @@ impl Model {
         let is_parted = saved.iter().any(|(id, _)| matches!(id.place, Place::Embed | Place::Head));
         if is_parted && self.config.head == Head::Tied {
             // PEFT trains a copy of the one, and the other stays what it was.
-            self.weights.head = Some(self.weights.embed.clone());
+            self.weights.head = Some(self.weights.embed.copy()?);
             self.config.head = Head::Untied;
         }
         for (id, values) in &saved {
-            self.weights.replace(&self.pool, *id, values);
+            self.weights.replace(&self.pool, *id, values)?;
         }
+        let adapter = self.bring(adapter)?;
         self.adapters.push(adapter);
-        self.measure_adapters();
-        Ok(())
+        self.measure_adapters()
+    }
+
+    /// Moves the parts of an adapter to where their projections are.
+    ///
+    /// # Errors
+    /// What a device meets.
+    pub fn bring(&self, mut adapter: Adapter) -> Result<Adapter> {
+        bring_adapter(&self.weights, &self.pool, &mut adapter)?;
+        Ok(adapter)
     }
 
     /// Measures again what adapters divide by that give weights a length of their own: after every change of their
     /// matrices. For others it does nothing.
-    pub fn measure_adapters(&mut self) {
+    ///
+    /// # Errors
+    /// What a device meets that has them.
+    pub fn measure_adapters(&mut self) -> Result<()> {
         for adapter in &mut self.adapters {
             let strength = adapter.strength;
             for (place, lora) in adapter.parts.iter_mut().filter(|(_, lora)| lora.magnitude.is_some()) {
                 if let Some(linear) = self.weights.linear(*place) {
-                    lora.measure(&self.pool, &linear.weight, strength);
+                    let exec = Exec { pool: &self.pool, gpu: linear.weight.owner() };
+                    lora.measure(exec, &linear.weight, strength)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Every parameter: the weights', and behind them those of the first adapter, which is the one that is trained.
@@ -337,53 +566,63 @@ impl Model {
     }
 
     /// x = embedding rows, scaled, plus learned positions.
-    fn embed(&self, s: &mut Scratch, chunks: &[Chunk], spans: &[Span], rows: usize) {
-        s.x.resize(rows * self.config.dim, 0.0);
-        s.rows.clear();
-        s.rows.extend(chunks.iter().flat_map(|chunk| chunk.tokens));
+    fn embed(&self, s: &mut Scratch, chunks: &[Chunk], spans: &[Span]) -> Result<()> {
+        let exec = self.exec_at(Place::Embed);
+        s.tokens.set(exec, chunks.iter().flat_map(|chunk| chunk.tokens).copied())?;
+        let has_table = self.weights.positions.is_some();
+        let positions =
+            spans.iter().filter(|_| has_table).flat_map(|span| span.positions().map(|p| p as u32));
+        s.positions.set(exec, positions)?;
         let scale = self.config.embedding_scale;
-        embedding::forward(&self.pool, &self.weights.embed, &s.rows, scale, &mut s.x, Write::Set);
+        exec.look_up(&self.weights.embed, &s.tokens, scale, &mut s.x, Write::Set)?;
         if let Some(table) = &self.weights.positions {
-            s.rows.clear();
-            s.rows.extend(spans.iter().flat_map(|span| span.positions().map(|p| p as u32)));
-            embedding::forward(&self.pool, table, &s.rows, 1.0, &mut s.x, Write::Add);
+            exec.look_up(table, &s.positions, 1.0, &mut s.x, Write::Add)?;
         }
+        Ok(())
     }
 
     /// The angles of every distinct rotary embedding, for the positions of all rows.
-    pub(crate) fn set_angles(&self, angles: &mut Vec<Angles>, spans: &[Span]) {
+    pub(crate) fn set_turns(&self, turns: &mut Vec<Turns>, spans: &[Span]) -> Result<()> {
         let positions: Vec<usize> = spans.iter().flat_map(Span::positions).collect();
-        angles.resize_with(self.rotations.len(), Angles::default);
-        for (angles, (frequencies, magnitude)) in angles.iter_mut().zip(&self.rotations) {
-            angles.set(&positions, frequencies, *magnitude);
+        turns.resize_with(self.rotations.len(), Turns::default);
+        let exec = Exec { pool: &self.pool, gpu: self.gpu() };
+        for (turns, (frequencies, magnitude)) in turns.iter_mut().zip(&self.rotations) {
+            turns.set(exec, &positions, frequencies, *magnitude)?;
         }
+        Ok(())
     }
 
     /// logits = head(norm(x)) for the rows that are left.
-    fn head(&self, network: Network, s: &mut Scratch, rows: usize) {
-        let head = self.weights.head();
-        s.logits.resize(rows * head.rows(), 0.0);
+    fn head(&self, observer: Option<&dyn Observer>, s: &mut Scratch, rows: usize) -> Result<()> {
+        let exec = self.exec_at(Place::Head);
+        let network = Network { observer, ..self.network(Mode::Inference, exec) };
         if rows == 0 {
-            return;
+            return Ok(exec.resize(&mut s.logits, 0)?);
         }
-        let w = &mut s.workspace;
-        network.norm(&s.x, &self.weights.norm, &mut w.normed);
+        exec.bring(&mut s.x)?;
+        let w = &mut s.rooms[usize::from(exec.gpu.is_some())].workspace;
+        network.norm(&s.x, &self.weights.norm, &mut w.normed)?;
         if let Some(observer) = network.observer {
             let place = if self.weights.head.is_some() { Place::Head } else { Place::Embed };
-            observer.inputs(&[place], &w.normed, self.config.dim);
+            observer.inputs(&[place], &w.normed.read()?, self.config.dim);
         }
-        let size = [rows, self.config.dim];
-        let operand = std::iter::once(head.operand());
-        let x = w.products.inputs[0].prepare(&self.pool, &w.normed, size, operand);
-        matmul(
-            &self.pool,
-            &x,
-            &mut [Product { weight: head, bias: None, y: &mut s.logits, write: Write::Set }],
-        );
+        let logits = Output { weight: self.weights.head(), bias: None, y: &mut s.logits };
+        exec.products(&mut w.products.inputs[0], &w.normed, &mut [logits])?;
         if let Some(cap) = self.config.logit_softcap {
-            mlp::soft_cap(&self.pool, cap, &mut s.logits);
+            exec.soft_cap(cap, &mut s.logits)?;
+        }
+        Ok(())
+    }
+}
+
+/// Moves the parts of an adapter to where their projections are.
+fn bring_adapter(weights: &Weights, pool: &Pool, adapter: &mut Adapter) -> Result<()> {
+    for (place, lora) in &mut adapter.parts {
+        if let Some(linear) = weights.linear(*place) {
+            lora.bring(Exec { pool, gpu: linear.weight.owner() })?;
         }
     }
+    Ok(())
 }
 
 /// The rows that have logits.
@@ -397,12 +636,4 @@ fn wanted_rows(chunks: &[Chunk], spans: &[Span]) -> Vec<usize> {
         }
     }
     wanted
-}
-
-/// Keeps the rows `wanted` (ascending) of a matrix of `width` columns.
-fn gather_rows(x: &mut Vec<f32>, wanted: &[usize], width: usize) {
-    for (to, &from) in wanted.iter().enumerate() {
-        x.copy_within(from * width..(from + 1) * width, to * width);
-    }
-    x.truncate(wanted.len() * width);
 }

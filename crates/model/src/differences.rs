@@ -19,6 +19,7 @@ use crate::training::{Batch, Recompute, Training};
 use crate::weights::Weights;
 use serde_json::json;
 use std::collections::HashMap;
+use wootz_kernels::exec::Values;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::rng::Rng;
@@ -205,7 +206,7 @@ impl Case {
     pub fn gradients(&self) -> Result<(f64, Gradients)> {
         let count = self.targets.iter().filter(|&&target| target >= 0).count().max(1);
         let weight = 1.0 / count as f32;
-        let mut gradients = Gradients::new(self.config(), |_| true);
+        let mut gradients = Gradients::new(&self.model, |_| true)?;
         let mut training = Training::new(Recompute::None, CacheType::F32);
         let losses =
             training.gradients(&self.model, &self.batch(), &|_, _| weight, &mut gradients, Write::Set)?;
@@ -231,7 +232,7 @@ impl Case {
     }
 
     fn compare_tensor(&self, gradients: &Gradients, elements: usize, row: &mut Comparison) {
-        let Some(gradient) = gradients.get(row.id) else {
+        let Some(Ok(gradient)) = gradients.get(row.id).map(Values::read) else {
             row.error = f64::INFINITY;
             return;
         };

@@ -57,6 +57,12 @@ impl StdError for Error {
     }
 }
 
+impl From<wootz_kernels::device::Error> for Error {
+    fn from(error: wootz_kernels::device::Error) -> Error {
+        Error::new(error.to_string())
+    }
+}
+
 /// Adds a message to an error on its way up.
 pub trait Context<T> {
     /// Wraps an error under `message()`, which is made only when there is one.

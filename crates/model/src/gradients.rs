@@ -1,19 +1,23 @@
 //! The gradients of a decoder's parameters.
 
 use crate::config::{DecoderConfig, Head};
+use crate::decoder::Model;
+use crate::error::Result;
 use crate::lora::{Adapter, Lora};
 use crate::names::{Place, Source, TensorId, canonical};
 use std::collections::HashMap;
+use wootz_kernels::exec::Values;
 use wootz_kernels::ops::Write;
-use wootz_kernels::{Buffer, panels};
+use wootz_kernels::panels;
 
 /// A gradient for each parameter that is trained: a matrix `[n, k]` in f32 panels `[n/32][k][32]`, as the weights lie
-/// (see [`wootz_kernels::panels`]); everything else as it is. A bias is trained if its weight is.
+/// (see [`wootz_kernels::panels`]); everything else as it is. Each is where its parameter is. A bias is trained if its weight
+/// is.
 pub struct Gradients {
     /// In the order of [`canonical`], an adapter's behind the others.
     order: Vec<TensorId>,
     /// By [`Kind`].
-    tensors: [HashMap<Place, Buffer<f32>>; 5],
+    tensors: [HashMap<Place, Values>; 5],
     /// Those that no product overwrites, so that a new sum begins with zeros.
     added: Vec<TensorId>,
     write: Write,
@@ -21,24 +25,31 @@ pub struct Gradients {
 
 impl Gradients {
     /// Zeros for the parameters at the places that `trained` says yes to.
-    pub fn new(config: &DecoderConfig, trained: impl Fn(Place) -> bool) -> Gradients {
-        let tensors = canonical(config).into_iter().filter(|(id, _)| trained(id.place));
-        Gradients::of(config, tensors)
+    ///
+    /// # Errors
+    /// A device without memory.
+    pub fn new(model: &Model, trained: impl Fn(Place) -> bool) -> Result<Gradients> {
+        let tensors = canonical(model.config()).into_iter().filter(|(id, _)| trained(id.place));
+        Gradients::of(model, tensors)
     }
 
     /// Zeros for the parameters of an adapter, and those beside it that `trained` says yes to.
+    ///
+    /// # Errors
+    /// A device without memory.
     pub fn of_adapter(
-        config: &DecoderConfig,
+        model: &Model,
         adapter: &Adapter,
         trained: impl Fn(Place) -> bool,
-    ) -> Gradients {
+    ) -> Result<Gradients> {
         // What is given a length is not trained itself: to its own gradient that length would be no constant.
         let is_fixed = |place| adapter.parts.get(&place).is_some_and(|lora: &Lora| lora.magnitude.is_some());
-        let others = canonical(config).into_iter().filter(|(id, _)| trained(id.place) && !is_fixed(id.place));
-        Gradients::of(config, others.chain(adapter.tensors()))
+        let all = canonical(model.config()).into_iter();
+        let others = all.filter(|(id, _)| trained(id.place) && !is_fixed(id.place));
+        Gradients::of(model, others.chain(adapter.tensors()))
     }
 
-    fn of(config: &DecoderConfig, tensors: impl Iterator<Item = (TensorId, Vec<usize>)>) -> Gradients {
+    fn of(model: &Model, tensors: impl Iterator<Item = (TensorId, Vec<usize>)>) -> Result<Gradients> {
         let mut gradients = Gradients {
             order: Vec::new(),
             tensors: Default::default(),
@@ -46,10 +57,11 @@ impl Gradients {
             write: Write::Set,
         };
         for (id, shape) in tensors {
+            let values = Values::zeroed(model.exec_at(id.place), &shape)?;
             gradients.order.push(id);
-            gradients.tensors[id.kind as usize].insert(id.place, Buffer::zeroed(panel_len(&shape)));
+            gradients.tensors[id.kind as usize].insert(id.place, values);
             let is_product = match id.place {
-                Place::Embed => config.head == Head::Tied,
+                Place::Embed => model.config().head == Head::Tied,
                 Place::PosEmbed | Place::FinalNorm => false,
                 Place::Head => true,
                 Place::Layer(_, part) => part.is_projection(),
@@ -58,7 +70,7 @@ impl Gradients {
                 gradients.added.push(id);
             }
         }
-        gradients
+        Ok(gradients)
     }
 
     /// The first place of the forward pass that has a gradient; `None` if none has. Backward goes no further.
@@ -72,16 +84,17 @@ impl Gradients {
     }
 
     /// Begins a backward pass, whose gradients replace those that are there, or are added to them.
-    pub fn begin(&mut self, write: Write) {
+    ///
+    /// # Errors
+    /// What a device meets.
+    pub fn begin(&mut self, write: Write) -> Result<()> {
         self.write = write;
         if write == Write::Set {
-            for id in std::mem::take(&mut self.added) {
-                if let Some(tensor) = self.get_mut(id) {
-                    tensor.fill(0.0);
-                }
-                self.added.push(id);
+            for id in self.added.clone() {
+                self.get_mut(id).map_or(Ok(()), Values::clear)?;
             }
         }
+        Ok(())
     }
 
     /// Whether products replace or add.
@@ -90,13 +103,13 @@ impl Gradients {
     }
 
     /// One gradient; `None` if the parameter is not trained.
-    pub fn get(&self, id: TensorId) -> Option<&[f32]> {
-        self.tensors[id.kind as usize].get(&id.place).map(|tensor| &tensor[..])
+    pub fn get(&self, id: TensorId) -> Option<&Values> {
+        self.tensors[id.kind as usize].get(&id.place)
     }
 
     /// One gradient; `None` if the parameter is not trained.
-    pub fn get_mut(&mut self, id: TensorId) -> Option<&mut [f32]> {
-        self.tensors[id.kind as usize].get_mut(&id.place).map(|tensor| &mut tensor[..])
+    pub fn get_mut(&mut self, id: TensorId) -> Option<&mut Values> {
+        self.tensors[id.kind as usize].get_mut(&id.place)
     }
 
     /// The gradients of weight and bias at each of several different places. Panics when two are the same.
@@ -105,24 +118,25 @@ impl Gradients {
         let [weights, biases, ..] = &mut self.tensors;
         let mut weights = weights.get_disjoint_mut(keys).into_iter();
         let mut biases = biases.get_disjoint_mut(keys).into_iter();
-        std::array::from_fn(|_| Pair {
-            weight: weights.next().flatten().map(|tensor| &mut tensor[..]),
-            bias: biases.next().flatten().map(|tensor| &mut tensor[..]),
-        })
+        std::array::from_fn(|_| Pair { weight: weights.next().flatten(), bias: biases.next().flatten() })
     }
 
     /// All gradients, in the order of [`canonical`], an adapter's behind the others.
-    pub fn iter(&self) -> impl Iterator<Item = (TensorId, &[f32])> {
+    pub fn iter(&self) -> impl Iterator<Item = (TensorId, &Values)> + Clone {
         self.order.iter().filter_map(|&id| Some((id, self.get(id)?)))
     }
 
     /// The gradients as a file holds the parameters: under its names, in its orientation and with its padding, whose
     /// gradient is 0. `sources` say where in the file each parameter is.
-    pub fn in_file(&self, sources: &[Source]) -> Vec<Stored> {
+    ///
+    /// # Errors
+    /// What a device meets that has some of them.
+    pub fn in_file(&self, sources: &[Source]) -> Result<Vec<Stored>> {
         let mut stored: Vec<Stored> = Vec::new();
         let mut index_of: HashMap<&str, usize> = HashMap::new();
         for source in sources {
             let Some(gradient) = self.get(source.to) else { continue };
+            let gradient = gradient.read()?;
             let index = *index_of.entry(&source.name).or_insert_with(|| {
                 let values = vec![0.0; source.stored.iter().product()];
                 stored.push(Stored { name: source.name.clone(), shape: source.stored.clone(), values });
@@ -137,7 +151,7 @@ impl Gradients {
                 }
             }
         }
-        stored
+        Ok(stored)
     }
 }
 
@@ -153,8 +167,8 @@ pub struct Stored {
 
 /// The gradients at one place, as far as there are any.
 pub(crate) struct Pair<'a> {
-    pub weight: Option<&'a mut [f32]>,
-    pub bias: Option<&'a mut [f32]>,
+    pub weight: Option<&'a mut Values>,
+    pub bias: Option<&'a mut Values>,
 }
 
 /// Elements of a tensor of this canonical shape, a matrix in panels.

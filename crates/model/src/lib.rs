@@ -44,7 +44,7 @@ pub mod weights;
 
 pub use block::Observer;
 pub use config::DecoderConfig;
-pub use decoder::{Chunk, Model, Rows, Scratch};
+pub use decoder::{Chunk, Model, Picked, Rows, Scratch};
 pub use error::{Error, Result};
 pub use gradients::Gradients;
 pub use kv_cache::{KvCache, MAX_CHUNK};

@@ -24,16 +24,14 @@ use crate::gradients::Gradients;
 use crate::names::{Kind, Part, Place, TensorId, canonical};
 use crate::weights::Parameter;
 use std::collections::BTreeMap;
+use wootz_kernels::exec::{Exec, Floats, GradientTerm, LinearGradient, Output, Weight};
+use wootz_kernels::ops::Write;
 use wootz_kernels::ops::dropout::Dropout;
-use wootz_kernels::ops::matmul::{
-    Prepared, Product, Term, WeightGradient, input_gradient, matmul, weight_gradient,
-};
-use wootz_kernels::ops::{Write, dora};
 use wootz_kernels::rng::Rng;
 use wootz_kernels::{Matrix, Pool};
 
 /// The changes of some projections.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Adapter {
     /// By the projection that they change.
     pub parts: BTreeMap<Place, Lora>,
@@ -47,12 +45,12 @@ pub struct Adapter {
 }
 
 /// The change of one projection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lora {
     /// `[r, k]`, in f32.
-    pub a: Matrix,
+    pub a: Weight,
     /// `[n, r]`, in f32.
-    pub b: Matrix,
+    pub b: Weight,
     /// What the scale is made of.
     pub alpha: f32,
     /// How.
@@ -62,18 +60,18 @@ pub struct Lora {
 }
 
 /// Lengths for the rows of `w + s b a`: `m / ‖w + s b a‖` is what each output is multiplied with.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Magnitude {
     /// `[n]`: what is learnt. None yet in a new adapter, which begins with the lengths of w when it is put on a model.
-    pub m: Vec<f32>,
+    pub m: Floats,
     /// `[n]`: `‖w + s b a‖`, as [`crate::Model::measure_adapters`] found it last. To backward it is a constant.
-    pub(crate) lengths: Vec<f32>,
+    pub(crate) lengths: Floats,
 }
 
 impl Magnitude {
     /// With these lengths to give.
     pub fn new(m: Vec<f32>) -> Magnitude {
-        Magnitude { m, lengths: Vec::new() }
+        Magnitude { m: m.into(), lengths: Floats::default() }
     }
 }
 
@@ -108,14 +106,34 @@ pub struct LoraOptions {
 
 impl Lora {
     /// Measures `‖w + s b a‖` again, after a or b has changed.
-    pub(crate) fn measure(&mut self, pool: &Pool, weight: &Matrix, strength: f32) {
+    pub(crate) fn measure(&mut self, exec: Exec, weight: &Weight, strength: f32) -> Result<()> {
         let scale = self.scale() * strength;
-        let Some(Magnitude { m, lengths }) = &mut self.magnitude else { return };
-        lengths.resize(weight.rows(), 0.0);
-        dora::lengths(pool, weight, [&self.a, &self.b], scale, lengths);
+        let Some(Magnitude { m, lengths }) = &mut self.magnitude else { return Ok(()) };
+        exec.lengths(weight, [&self.a, &self.b], scale, lengths)?;
         if m.is_empty() {
-            m.clone_from(lengths);
+            exec.copy(lengths, m)?;
         }
+        Ok(())
+    }
+
+    /// Moves to where the projection is that it changes.
+    pub(crate) fn bring(&mut self, exec: Exec) -> Result<()> {
+        self.a.bring(exec)?;
+        self.b.bring(exec)?;
+        if let Some(Magnitude { m, lengths }) = &mut self.magnitude {
+            exec.bring(m)?;
+            exec.bring(lengths)?;
+        }
+        Ok(())
+    }
+
+    fn copy(&self) -> Result<Lora> {
+        let magnitude = match &self.magnitude {
+            Some(Magnitude { m, lengths }) => Some(Magnitude { m: m.copy()?, lengths: lengths.copy()? }),
+            None => None,
+        };
+        let Lora { alpha, scaling, .. } = *self;
+        Ok(Lora { a: self.a.copy()?, b: self.b.copy()?, alpha, scaling, magnitude })
     }
 
     /// Rank.
@@ -160,8 +178,8 @@ impl Adapter {
             if targets.contains(&part) {
                 let rng = Rng::new(seed, index as u64);
                 let a = uniform(&rng, rank * k, 1.0 / (k as f32).sqrt());
-                let a = Matrix::from_f32(pool, [rank, k], &a);
-                let b = Matrix::zeroed(wootz_kernels::DType::F32, [n, rank]);
+                let a = Weight::from_f32(pool, [rank, k], &a);
+                let b = Matrix::zeroed(wootz_kernels::DType::F32, [n, rank]).into();
                 let magnitude = magnitudes.then(Magnitude::default);
                 parts.insert(id.place, Lora { a, b, alpha, scaling, magnitude });
             }
@@ -173,6 +191,16 @@ impl Adapter {
             fail!("this model has no projection `{}` to adapt", target.name())
         }
         Ok(Adapter { parts, strength: 1.0, dropout, saved: Vec::new() })
+    }
+
+    /// The same adapter once more, at the same place.
+    ///
+    /// # Errors
+    /// What a device meets that has it.
+    pub fn copy(&self) -> Result<Adapter> {
+        let parts = self.parts.iter().map(|(place, lora)| Ok((*place, lora.copy()?)));
+        let (strength, dropout, saved) = (self.strength, self.dropout, self.saved.clone());
+        Ok(Adapter { parts: parts.collect::<Result<_>>()?, strength, dropout, saved })
     }
 
     /// Whether it has lengths of its own for weights (DoRA).
@@ -192,7 +220,7 @@ impl Adapter {
     /// Its tensors with their shapes, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<(TensorId, Vec<usize>)> {
         let of = |(&place, lora): (&Place, &Lora)| {
-            let shape = |matrix: &Matrix| vec![matrix.rows(), matrix.cols()];
+            let shape = |matrix: &Weight| vec![matrix.rows(), matrix.cols()];
             let id = |kind| TensorId { place, kind };
             let pair = [(id(Kind::LoraA), shape(&lora.a)), (id(Kind::LoraB), shape(&lora.b))];
             let magnitude = lora.magnitude.as_ref().map(|_| (id(Kind::LoraMagnitude), vec![lora.b.rows()]));
@@ -242,15 +270,15 @@ pub(crate) struct Active<'a> {
 #[derive(Default)]
 pub(crate) struct Low {
     /// `[m, r]` of each change, and its gradient.
-    h: Vec<Vec<f32>>,
-    pub dh: Vec<Vec<f32>>,
+    h: Vec<Floats>,
+    pub dh: Vec<Floats>,
     /// `[m, k]`: x without what dropout leaves out; its gradient.
-    dropped: Vec<f32>,
-    d_dropped: Vec<f32>,
+    dropped: Floats,
+    d_dropped: Floats,
     /// What outputs are multiplied with, and what they were before.
-    gains: Vec<f32>,
-    v: Vec<f32>,
-    sums: Vec<f32>,
+    gains: Floats,
+    v: Floats,
+    sums: Floats,
 }
 
 impl Network<'_> {
@@ -279,66 +307,57 @@ impl Network<'_> {
 
 impl Active<'_> {
     /// `h = s · dropout(x) aᵀ`.
-    fn hidden(&self, pool: &Pool, x: &[f32], rows: usize, dropped: &mut Vec<f32>, h: &mut Vec<f32>) {
-        h.resize(rows * self.lora.rank(), 0.0);
-        let x = self.input(pool, x, dropped);
-        let x = Prepared::exact(x, [rows, self.lora.a.cols()]);
-        matmul(pool, &x, &mut [Product { weight: &self.lora.a, bias: None, y: h, write: Write::Set }]);
-        h.iter_mut().for_each(|h| *h *= self.scale);
-    }
-
-    /// `y += h bᵀ`.
-    fn widen(&self, pool: &Pool, h: &[f32], y: &mut [f32]) {
-        let rank = self.lora.rank();
-        let h = Prepared::exact(h, [h.len() / rank, rank]);
-        matmul(pool, &h, &mut [Product { weight: &self.lora.b, bias: None, y, write: Write::Add }]);
+    fn hidden(&self, exec: Exec, x: &Floats, dropped: &mut Floats, h: &mut Floats) -> Result<()> {
+        exec.resize(h, x.len() / self.lora.a.cols() * self.lora.rank())?;
+        let x = self.input(exec, x, dropped)?;
+        exec.product(x, &self.lora.a, h, Write::Set)?;
+        Ok(exec.scale(self.scale, h)?)
     }
 
     /// What goes into a: x, or what dropout leaves of it.
-    fn input<'x>(&self, pool: &Pool, x: &'x [f32], dropped: &'x mut Vec<f32>) -> &'x [f32] {
-        let Some(dropout) = &self.dropout else { return x };
-        dropped.resize(x.len(), 0.0);
-        dropout.forward(pool, x, dropped);
-        dropped
+    fn input<'x>(&self, exec: Exec, x: &'x Floats, dropped: &'x mut Floats) -> Result<&'x Floats> {
+        let Some(dropout) = &self.dropout else { return Ok(x) };
+        exec.drop_out(dropout, x, dropped)?;
+        Ok(dropped)
     }
 
     /// The product that gives dx its part, where dropout is not in between.
-    pub fn term<'t>(&'t self, dh: &'t [f32]) -> Option<Term<'t>> {
-        let rows = dh.len() / self.lora.rank();
-        let dy = Prepared::exact(dh, [rows, self.lora.rank()]);
-        self.dropout.is_none().then_some(Term { dy, weight: &self.lora.a })
+    pub fn term<'t>(&'t self, dh: &'t Floats) -> Option<GradientTerm<'t>> {
+        let term = GradientTerm { dy: dh, weight: &self.lora.a, exact: true };
+        self.dropout.is_none().then_some(term)
     }
 }
 
 /// `y += s (x aᵀ) bᵀ` for each change and its output.
 pub(crate) fn forward(
-    pool: &Pool,
+    exec: Exec,
     active: &[Active],
-    x: &[f32],
+    x: &Floats,
     low: &mut Low,
-    outputs: &mut [&mut Vec<f32>],
-) {
-    low.h.resize_with(active.len().max(low.h.len()), Vec::new);
+    outputs: &mut [&mut Floats],
+) -> Result<()> {
+    low.h.resize_with(active.len().max(low.h.len()), Floats::default);
     for (change, h) in active.iter().zip(&mut low.h) {
-        let rows = x.len() / change.lora.a.cols();
-        change.hidden(pool, x, rows, &mut low.dropped, h);
-        change.widen(pool, h, outputs[change.output].as_mut_slice());
+        change.hidden(exec, x, &mut low.dropped, h)?;
+        exec.product(h, &change.lora.b, outputs[change.output], Write::Add)?;
     }
+    Ok(())
 }
 
 /// Gives each output that has a [`Magnitude`] its length: what [`forward`] has left in `outputs` is multiplied with g.
 pub(crate) fn forward_magnitudes(
-    pool: &Pool,
+    exec: Exec,
     active: &[Active],
     low: &mut Low,
-    outputs: &mut [&mut Vec<f32>],
-    biases: &[Option<&[f32]>],
-) {
+    outputs: &mut [&mut Floats],
+    biases: &[Option<&Floats>],
+) -> Result<()> {
     for change in active {
         let Some(Magnitude { m, lengths }) = &change.lora.magnitude else { continue };
-        dora::gains(m, lengths, &mut low.gains);
-        dora::forward(pool, &low.gains, biases[change.output], outputs[change.output]);
+        exec.gains(m, lengths, &mut low.gains)?;
+        exec.lengthen(&low.gains, biases[change.output], outputs[change.output])?;
     }
+    Ok(())
 }
 
 impl Network<'_> {
@@ -349,77 +368,72 @@ impl Network<'_> {
         &self,
         products: &mut Products,
         active: &[Active],
-        x: &[f32],
-        outputs: &[(Projection, &[f32]); N],
-        dv: &mut [Vec<f32>; 3],
+        x: &Floats,
+        outputs: &[(Projection, &Floats); N],
+        dv: &mut [Floats; 3],
         gradients: &mut Gradients,
-    ) {
+    ) -> Result<()> {
+        let exec = self.exec;
         let Products { inputs, low, .. } = products;
-        low.h.resize_with(active.len().max(low.h.len()), Vec::new);
+        low.h.resize_with(active.len().max(low.h.len()), Floats::default);
         let write = gradients.write();
         for (change, h) in active.iter().zip(&mut low.h) {
             let Some(Magnitude { m, lengths }) = &change.lora.magnitude else { continue };
             let (Projection { linear, place }, dy) = outputs[change.output];
-            let (rows, weight) = (dy.len() / m.len(), &linear.weight);
             let gradient = gradients.get_mut(TensorId { place, kind: Kind::LoraMagnitude });
             if let Some(dm) = gradient.filter(|_| change.is_first) {
-                low.v.resize(dy.len(), 0.0);
-                let operand = std::iter::once(weight.operand());
-                let prepared = inputs[0].prepare(self.pool, x, [rows, weight.cols()], operand);
-                let product = Product { weight, bias: None, y: &mut low.v, write: Write::Set };
-                matmul(self.pool, &prepared, &mut [product]);
-                change.hidden(self.pool, x, rows, &mut low.dropped, h);
-                change.widen(self.pool, h, &mut low.v);
-                dora::magnitude_gradient(self.pool, lengths, [dy, &low.v], (dm, write), &mut low.sums);
+                let v = Output { weight: &linear.weight, bias: None, y: &mut low.v };
+                exec.products(&mut inputs[0], x, &mut [v])?;
+                change.hidden(exec, x, &mut low.dropped, h)?;
+                exec.product(h, &change.lora.b, &mut low.v, Write::Add)?;
+                exec.magnitude_gradient(lengths, [dy, &low.v], (dm, write), &mut low.sums)?;
             }
-            dora::gains(m, lengths, &mut low.gains);
-            let dv = &mut dv[change.output];
-            dv.resize(dy.len(), 0.0);
-            dora::backward(self.pool, &low.gains, dy, dv);
+            exec.gains(m, lengths, &mut low.gains)?;
+            exec.lengthen_backward(&low.gains, dy, &mut dv[change.output])?;
         }
+        Ok(())
     }
 }
 
 /// Gradients of the changes that are trained, and dh of all of them, for [`Active::term`].
 pub(crate) fn backward(
-    pool: &Pool,
+    exec: Exec,
     active: &[Active],
-    x: &[f32],
-    dy: &[&[f32]],
+    x: &Floats,
+    dy: &[&Floats],
     products: &mut Products,
     gradients: &mut Gradients,
-) {
-    let Products { low, columns, .. } = products;
-    low.h.resize_with(active.len().max(low.h.len()), Vec::new);
-    low.dh.resize_with(active.len().max(low.dh.len()), Vec::new);
+) -> Result<()> {
+    let Products { inputs, low, columns, .. } = products;
+    low.h.resize_with(active.len().max(low.h.len()), Floats::default);
+    low.dh.resize_with(active.len().max(low.dh.len()), Floats::default);
     let write = gradients.write();
     for ((change, h), dh) in active.iter().zip(&mut low.h).zip(&mut low.dh) {
         let Lora { a, b, .. } = change.lora;
-        let (k, n, rank) = (a.cols(), b.rows(), change.lora.rank());
-        let (rows, dy) = (x.len() / k, dy[change.output]);
-        dh.resize(rows * rank, 0.0);
-        input_gradient(pool, &[Term { dy: Prepared::exact(dy, [rows, n]), weight: b }], dh, Write::Set);
-        dh.iter_mut().for_each(|dh| *dh *= change.scale);
-        let mut of = |kind: Kind, x: &[f32], k: usize, dy: &[f32]| {
+        let dy = dy[change.output];
+        exec.input_gradient(inputs, &[GradientTerm { dy, weight: b, exact: true }], dh)?;
+        exec.scale(change.scale, dh)?;
+        let mut of = |kind: Kind, x: &Floats, like: &Weight, dy: &Floats| -> Result<()> {
             let gradient = gradients.get_mut(TensorId { place: change.place, kind });
-            let Some(dw) = gradient.filter(|_| change.is_first) else { return };
-            let wanted = &mut [WeightGradient { dy, dw, db: None }];
-            weight_gradient(pool, columns, x, [rows, k], a.gradient_operand(), wanted, write);
+            let Some(dw) = gradient.filter(|_| change.is_first) else { return Ok(()) };
+            let wanted = &mut [LinearGradient { dy, dw, db: None }];
+            Ok(exec.weight_gradient(columns, x, like, wanted, write)?)
         };
-        change.hidden(pool, x, rows, &mut low.dropped, h);
-        of(Kind::LoraB, h, rank, dy);
-        of(Kind::LoraA, change.input(pool, x, &mut low.dropped), k, dh);
+        change.hidden(exec, x, &mut low.dropped, h)?;
+        of(Kind::LoraB, h, b, dy)?;
+        of(Kind::LoraA, change.input(exec, x, &mut low.dropped)?, a, dh)?;
     }
+    Ok(())
 }
 
 /// What dx takes up from the changes that dropout stands before; those without have their [`Active::term`].
-pub(crate) fn add_dropped(pool: &Pool, active: &[Active], low: &mut Low, dx: &mut [f32]) {
+pub(crate) fn add_dropped(exec: Exec, active: &[Active], low: &mut Low, dx: &mut Floats) -> Result<()> {
+    let mut inputs = Default::default();
     for (change, dh) in active.iter().zip(&low.dh) {
         let Some(dropout) = &change.dropout else { continue };
-        let rank = change.lora.rank();
-        let dy = Prepared::exact(dh, [dh.len() / rank, rank]);
-        low.d_dropped.resize(dx.len(), 0.0);
-        input_gradient(pool, &[Term { dy, weight: &change.lora.a }], &mut low.d_dropped, Write::Set);
-        dropout.backward(pool, &low.d_dropped, dx);
+        let term = GradientTerm { dy: dh, weight: &change.lora.a, exact: true };
+        exec.input_gradient(&mut inputs, &[term], &mut low.d_dropped)?;
+        exec.drop_out_backward(dropout, &low.d_dropped, dx)?;
     }
+    Ok(())
 }

@@ -63,7 +63,7 @@ impl Tensors for Merged<'_> {
         if id == TensorId::weight(id.place) {
             for adapter in self.adapters {
                 if let Some(lora) = adapter.parts.get(&id.place) {
-                    let change = Change::new(lora, adapter.strength);
+                    let change = Change::new(lora, adapter.strength)?;
                     let rows = out.chunks_exact_mut(lora.a.cols()).enumerate();
                     rows.for_each(|(row, out)| change.add(row, out));
                 }
@@ -74,29 +74,36 @@ impl Tensors for Merged<'_> {
 }
 
 /// The change of one projection, row by row.
-struct Change<'a> {
-    lora: &'a Lora,
+struct Change {
     scale: f32,
+    rank: usize,
     /// Row-major.
     a: Vec<f32>,
+    b: Vec<f32>,
+    /// The lengths of rows, where they are learnt.
+    m: Option<Vec<f32>>,
 }
 
-impl<'a> Change<'a> {
-    fn new(lora: &'a Lora, strength: f32) -> Self {
-        Change { lora, scale: lora.scale() * strength, a: adapter::values(&lora.a) }
+impl Change {
+    fn new(lora: &Lora, strength: f32) -> Result<Change> {
+        let m = match &lora.magnitude {
+            Some(magnitude) => Some(magnitude.m.read()?.into_owned()),
+            None => None,
+        };
+        let (a, b) = (adapter::values(&lora.a)?, adapter::values(&lora.b)?);
+        Ok(Change { scale: lora.scale() * strength, rank: lora.rank(), a, b, m })
     }
 
     /// `out += s b[row] a`, and then its length is set, if that is learnt.
     fn add(&self, row: usize, out: &mut [f32]) {
-        let (mut b, mut sum) = (vec![0.0; self.lora.rank()], vec![0.0; out.len()]);
-        self.lora.b.decode_row(row, &mut b);
+        let (b, mut sum) = (&self.b[row * self.rank..][..self.rank], vec![0.0; out.len()]);
         for (b, a) in b.iter().zip(self.a.chunks_exact(out.len())) {
             sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
         }
         out.iter_mut().zip(&sum).for_each(|(out, sum)| *out += self.scale * sum);
-        if let Some(magnitude) = &self.lora.magnitude {
+        if let Some(m) = &self.m {
             let length = out.iter().map(|x| x * x).sum::<f32>().sqrt();
-            let gain = if length > 0.0 { magnitude.m[row] / length } else { 0.0 };
+            let gain = if length > 0.0 { m[row] / length } else { 0.0 };
             out.iter_mut().for_each(|out| *out *= gain);
         }
     }
@@ -170,10 +177,12 @@ pub fn requantise(
 /// Adds the changes of one projection to its rows of a stored tensor, and rounds them again.
 fn encode(source: &Source, dtype: DType, adapters: &[Adapter], pool: &Pool, bytes: &mut [u8]) -> Result<()> {
     let context = || format!("tensor `{}`", source.name);
-    let changes: Vec<Change> = adapters
-        .iter()
-        .filter_map(|adapter| Some(Change::new(adapter.parts.get(&source.to.place)?, adapter.strength)))
-        .collect();
+    let mut changes = Vec::new();
+    for adapter in adapters {
+        if let Some(lora) = adapter.parts.get(&source.to.place) {
+            changes.push(Change::new(lora, adapter.strength)?);
+        }
+    }
     let cols = source.cols();
     let Some(row_bytes) = dtype.bytes(&[cols]).filter(|_| !source.transform.transpose) else {
         fail!("tensor `{}`: rows of {cols} values are no whole blocks of {dtype}", source.name)

@@ -24,12 +24,31 @@ pub struct Shape {
     pub recompute: Recompute,
     /// Threads.
     pub threads: usize,
+    /// Where the model is.
+    pub memory: Memory,
+}
+
+/// Whose memory it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// The host's.
+    #[default]
+    Host,
+    /// A GPU's. Nothing is rounded there on its way into a product, and whole sequences need no cache.
+    Device,
 }
 
 impl Shape {
-    /// Of sequences that are equally long.
+    /// Of sequences that are equally long, in the host's memory.
     pub fn even([batch, seq]: [usize; 2], dtype: DType, recompute: Recompute, threads: usize) -> Shape {
-        Shape { rows: batch * seq, lengths: vec![seq; batch], dtype, recompute, threads }
+        Shape {
+            rows: batch * seq,
+            lengths: vec![seq; batch],
+            dtype,
+            recompute,
+            threads,
+            memory: Memory::Host,
+        }
     }
 }
 
@@ -111,6 +130,8 @@ struct Sizes {
     kv: usize,
     hidden: usize,
     heads: usize,
+    /// Rows that go through the head at a time.
+    head: usize,
     gated: bool,
     sandwich: bool,
 }
@@ -125,6 +146,7 @@ impl Sizes {
             kv: rows * config.kv_dim(),
             hidden: rows * config.hidden_dim,
             heads: rows * config.n_heads,
+            head: head_rows(config.vocab_size).min(rows),
             gated: config.mlp != Mlp::Gelu,
             sandwich: config.placement == NormPlacement::Sandwich,
         }
@@ -147,13 +169,13 @@ impl Sizes {
     }
 
     fn logits(&self, config: &DecoderConfig, shape: &Shape) -> usize {
-        let rows = head_rows(config.vocab_size).min(shape.rows);
+        let rows = self.head;
         let rounded = rows
             * config.vocab_size
-            * match shape.dtype {
-                DType::F32 => 0,
-                DType::F16 => 4,
-                _ => 2,
+            * match (shape.memory, shape.dtype) {
+                (Memory::Device, _) | (_, DType::F32) => 0,
+                (Memory::Host, DType::F16) => 4,
+                (Memory::Host, _) => 2,
             };
         4 * rows * config.vocab_size + rounded
     }
@@ -161,11 +183,12 @@ impl Sizes {
     fn workspace(&self, config: &DecoderConfig, shape: &Shape) -> usize {
         let Sizes { stream, q, kv, hidden, .. } = *self;
         let widest = hidden.max(stream).max(q);
-        let rounded = match shape.dtype {
-            DType::F32 => 4 * widest,
-            DType::F16 => 4 * widest + 4 * (widest + 2 * hidden.max(kv)),
+        let rounded = match (shape.memory, shape.dtype) {
+            (Memory::Device, _) => 0,
+            (Memory::Host, DType::F32) => 4 * widest,
+            (Memory::Host, DType::F16) => 4 * widest + 4 * (widest + 2 * hidden.max(kv)),
             // Columns in pairs; the rows of three gradients.
-            _ => 2 * widest + 2 * (widest + 2 * hidden.max(kv)),
+            (Memory::Host, _) => 2 * widest + 2 * (widest + 2 * hidden.max(kv)),
         };
         self.passes(config, shape) + rounded
     }
@@ -174,10 +197,14 @@ impl Sizes {
     fn adapter_workspace(&self, config: &DecoderConfig, shape: &Shape, adapter: &Adapter) -> usize {
         let Sizes { stream, q, kv, hidden, rows, .. } = *self;
         let widest = hidden.max(stream).max(q);
-        let rounded = match shape.dtype {
-            DType::F32 => 0,
-            DType::F16 => 4 * (widest + 2 * hidden.max(kv)),
-            _ => 2 * (widest + 2 * hidden.max(kv)),
+        let rounded = match (shape.memory, shape.dtype) {
+            (Memory::Device, _) | (_, DType::F32) => 0,
+            (Memory::Host, DType::F16) => 4 * (widest + 2 * hidden.max(kv)),
+            (Memory::Host, _) => 2 * (widest + 2 * hidden.max(kv)),
+        };
+        let columns = |input: usize| match shape.memory {
+            Memory::Host => input.next_multiple_of(12),
+            Memory::Device => 0,
         };
         let input = adapter.parts.values().map(|lora| lora.a.cols()).max().unwrap_or(0);
         // Projections of the same rows: q, k and v, or gate and up.
@@ -198,12 +225,9 @@ impl Sizes {
             [&[Part::Q, Part::K, Part::V], &[Part::O], &[Part::Gate, Part::Up], &[Part::Down]];
         let low = groups.map(rank).into_iter().max().unwrap_or(0);
         let dropped = if adapter.dropout > 0.0 { 2 * input } else { 0 };
-        // The stream of rows that have a target, where some have none, and its gradient.
-        let targets = 2 * stream;
         self.passes(config, shape)
-            + 4 * targets
             + rounded
-            + 4 * rows * (input.next_multiple_of(12) + 2 * low + dropped)
+            + 4 * rows * (columns(input) + 2 * low + dropped)
             + 4 * self.magnitudes(adapter)
     }
 
@@ -231,16 +255,26 @@ impl Sizes {
         let Sizes { stream, q, kv, hidden, .. } = *self;
         let gated = if self.gated { hidden } else { 0 };
         let sandwich = if self.sandwich { stream } else { 0 };
-        // The stream and its gradient, normed rows of blocks and head with gradients, a block's output.
-        let streams = 7 * stream + sandwich;
+        // The stream and its gradient, normed rows of blocks with theirs, a block's output; and some rows of the stream and
+        // normed ones on their way through the head, with gradients.
+        let streams = 5 * stream + sandwich + 4 * self.head * config.dim;
         // Queries and keys once more, as attention takes them.
         let deltas = 3 * q + 3 * kv + 2 * hidden + gated;
-        let longest = shape.lengths.first().copied().unwrap_or(0);
-        let attention = Attention { heads: config.n_heads, scale: 1.0, window: None };
-        let scratch = attention.backward_scratch(shape.threads, config.n_kv_heads, config.head_dim, longest);
-        let cache = |length: &usize| {
-            LayerCache::new(config.n_kv_heads, config.head_dim, *length, CacheType::F32).bytes()
-        };
-        4 * (streams + hidden + deltas + scratch) + shape.lengths.iter().map(cache).sum::<usize>()
+        match shape.memory {
+            Memory::Host => {
+                let longest = shape.lengths.first().copied().unwrap_or(0);
+                let attention = Attention { heads: config.n_heads, scale: 1.0, window: None };
+                let scratch =
+                    attention.backward_scratch(shape.threads, config.n_kv_heads, config.head_dim, longest);
+                let cache = |length: &usize| {
+                    LayerCache::new(config.n_kv_heads, config.head_dim, *length, CacheType::F32).bytes()
+                };
+                4 * (streams + hidden + deltas + scratch) + shape.lengths.iter().map(cache).sum::<usize>()
+            }
+            // Two sums of each row and head, and partial sums of the norms' weights.
+            Memory::Device => {
+                4 * (streams + hidden + deltas + 2 * self.heads + self.heads + 512 * config.dim)
+            }
+        }
     }
 }

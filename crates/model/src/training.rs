@@ -12,16 +12,20 @@
 //!
 //! Nothing is allocated once a batch of the largest size has been seen.
 
-use crate::block::{Activations, Below, Mode, Network, Workspace};
+use crate::block::{Activations, Below, Mode, Network, Past, Workspace};
 use crate::config::{DecoderConfig, Head, Positions};
 use crate::decoder::{Model, Span};
 use crate::error::{Result, fail};
+use crate::generate::Kept;
 use crate::gradients::{Gradients, Pair};
 use crate::names::{Part, Place};
+use std::ops::Range;
+use wootz_kernels::exec::{
+    Exec, Floats, GradientTerm, Ids, LeftOut, LinearGradient, Losses, Output, Tables, Turns,
+};
+use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::{CacheType, LayerCache};
-use wootz_kernels::ops::cross_entropy::{CrossEntropy, LeaveOut};
-use wootz_kernels::ops::matmul::{Product, Term, WeightGradient, input_gradient, matmul, weight_gradient};
-use wootz_kernels::ops::{Write, embedding, mlp};
+use wootz_kernels::ops::cross_entropy::CrossEntropy;
 
 /// Some sequences, one behind the other, with what is to follow each token.
 #[derive(Clone, Copy)]
@@ -79,13 +83,13 @@ impl Depth {
 pub struct Distribution<'a> {
     /// Multiplies logits: 1 / temperature.
     pub scale: f32,
-    /// Takes tokens out of a row of the batch.
-    pub left_out: Option<LeaveOut<'a>>,
+    /// The tokens that a row of the batch could have drawn; `None` for all of them.
+    pub kept: Option<&'a (dyn Fn(usize) -> Option<&'a Kept> + Sync)>,
 }
 
 impl Distribution<'_> {
     /// The model's own.
-    pub const OWN: Self = Distribution { scale: 1.0, left_out: None };
+    pub const OWN: Self = Distribution { scale: 1.0, kept: None };
 }
 
 /// What a row's loss counts, given the row and its loss.
@@ -103,36 +107,47 @@ pub struct Training {
     /// Makes what dropout leaves out of the next batch.
     draw: Option<u64>,
     /// The stream, and in backward its gradient.
-    x: Vec<f32>,
-    d_x: Vec<f32>,
+    x: Floats,
+    d_x: Floats,
     /// The input of the first block of every stretch, where activations are computed again, and those of the other
     /// blocks of one stretch.
-    inputs: Vec<Vec<f32>>,
-    of_stretch: Vec<Vec<f32>>,
+    inputs: Vec<Floats>,
+    of_stretch: Vec<Floats>,
     blocks: Vec<Activations>,
-    workspace: Workspace,
-    /// Keys and values of each sequence in the form that attention reads, and how many positions of it are filled; one
-    /// block after the other uses them. The longest sequence has the first.
+    /// On the CPU, and on a GPU.
+    workspaces: [Workspace; 2],
+    /// What belongs together, for the blocks on a GPU.
+    tables: Option<Tables>,
+    /// Keys and values of each sequence in the form that attention reads on the CPU, and how many positions of it are
+    /// filled; one block after the other uses them. The longest sequence has the first.
     caches: Vec<(LayerCache, usize)>,
     /// The sequence that each cache is of.
     cache_of: Vec<usize>,
-    /// The rows that have a target, their targets and losses; where that is not every row, the stream of these rows and
-    /// its gradient.
+    /// The rows that have a target, their targets and losses.
     wanted: Vec<usize>,
     targets: Vec<i32>,
     row_losses: Vec<f32>,
     row_entropies: Vec<f32>,
-    of_wanted: Vec<f32>,
-    d_of_wanted: Vec<f32>,
-    normed: Vec<f32>,
-    d_normed: Vec<f32>,
-    logits: Vec<f32>,
+    /// Some of these rows, on their way through the head.
+    part: HeadRows,
     losses: Vec<f32>,
     /// Of every row, if they were asked for.
     entropies: Option<Vec<f32>>,
-    positions: Vec<u32>,
+    tokens: Ids,
+    positions: Ids,
     spans: Vec<Span>,
-    angles: Vec<wootz_kernels::ops::rope::Angles>,
+    turns: Vec<Turns>,
+}
+
+/// Rows whose logits are in memory: the stream, normed, and the gradients of both.
+#[derive(Default)]
+struct HeadRows {
+    ids: Ids,
+    x: Floats,
+    d_x: Floats,
+    normed: Floats,
+    d_normed: Floats,
+    logits: Floats,
 }
 
 impl Training {
@@ -145,28 +160,26 @@ impl Training {
             recompute,
             cache,
             draw: None,
-            x: Vec::new(),
-            d_x: Vec::new(),
+            x: Floats::default(),
+            d_x: Floats::default(),
             inputs: Vec::new(),
             of_stretch: Vec::new(),
             blocks: Vec::new(),
-            workspace: Workspace::default(),
+            workspaces: Default::default(),
+            tables: None,
             caches: Vec::new(),
             cache_of: Vec::new(),
             wanted: Vec::new(),
             targets: Vec::new(),
             row_losses: Vec::new(),
             row_entropies: Vec::new(),
-            of_wanted: Vec::new(),
-            d_of_wanted: Vec::new(),
-            normed: Vec::new(),
-            d_normed: Vec::new(),
-            logits: Vec::new(),
+            part: HeadRows::default(),
             losses: Vec::new(),
             entropies: None,
-            positions: Vec::new(),
+            tokens: Ids::default(),
+            positions: Ids::default(),
             spans: Vec::new(),
-            angles: Vec::new(),
+            turns: Vec::new(),
         }
     }
 
@@ -184,7 +197,7 @@ impl Training {
     /// As [`Training::loss`].
     pub fn loss_under(&mut self, model: &Model, batch: &Batch, drawn: &Distribution) -> Result<&[f32]> {
         self.forward(model, batch, Depth::Nothing)?;
-        self.head(model, batch, drawn, None);
+        self.head(model, batch, drawn, None)?;
         Ok(&self.losses)
     }
 
@@ -219,9 +232,9 @@ impl Training {
     ) -> Result<&[f32]> {
         let Some(first) = gradients.first() else { fail!("nothing is trained") };
         self.forward(model, batch, Depth::From(first))?;
-        gradients.begin(write);
-        self.head(model, batch, drawn, Some((weight, gradients)));
-        self.backward(model, batch, first, gradients);
+        gradients.begin(write)?;
+        self.head(model, batch, drawn, Some((weight, gradients)))?;
+        self.backward(model, batch, first, gradients)?;
         Ok(&self.losses)
     }
 
@@ -232,14 +245,15 @@ impl Training {
     pub fn logits(&mut self, model: &Model, batch: &Batch) -> Result<Vec<f32>> {
         self.forward(model, batch, Depth::Nothing)?;
         let (rows, vocab) = (batch.tokens.len(), model.config().vocab_size);
-        model.network(Mode::Inference).norm(&self.x, &model.weights().norm, &mut self.normed);
         let mut all = Vec::with_capacity(rows * vocab);
+        self.wanted.clear();
+        self.wanted.extend(0..rows);
         for range in chunks(rows, head_rows(vocab)) {
-            self.head_products(model, range);
+            self.head_products(model, range, rows)?;
             if let Some(cap) = model.config().logit_softcap {
-                mlp::soft_cap(model.pool(), cap, &mut self.logits);
+                model.exec_at(Place::Head).soft_cap(cap, &mut self.part.logits)?;
             }
-            all.extend_from_slice(&self.logits);
+            all.extend_from_slice(&self.part.logits.read()?);
         }
         Ok(all)
     }
@@ -248,20 +262,16 @@ impl Training {
     fn forward(&mut self, model: &Model, batch: &Batch, depth: Depth) -> Result<()> {
         let config = model.config();
         check(config, batch)?;
-        self.set_spans(model, batch);
-        let rows = batch.tokens.len();
-        self.x.resize(rows * config.dim, 0.0);
-        let (pool, weights) = (model.pool(), model.weights());
-        embedding::forward(
-            pool,
-            &weights.embed,
-            batch.tokens,
-            config.embedding_scale,
-            &mut self.x,
-            Write::Set,
-        );
+        self.set_spans(model, batch)?;
+        let exec = model.exec_at(Place::Embed);
+        self.tokens.set(exec, batch.tokens.iter().copied())?;
+        let weights = model.weights();
+        let has_table = weights.positions.is_some();
+        let positions = batch.lengths.iter().filter(|_| has_table).flat_map(|&length| 0..length as u32);
+        self.positions.set(exec, positions)?;
+        exec.look_up(&weights.embed, &self.tokens, config.embedding_scale, &mut self.x, Write::Set)?;
         if let Some(table) = &weights.positions {
-            embedding::forward(pool, table, &self.positions, 1.0, &mut self.x, Write::Add);
+            exec.look_up(table, &self.positions, 1.0, &mut self.x, Write::Add)?;
         }
         let layers = config.n_layers();
         let keep = match (depth, self.recompute) {
@@ -276,20 +286,22 @@ impl Training {
         }
         let stretch = stretch(self.recompute, layers);
         if self.inputs.len() < layers.div_ceil(stretch) {
-            self.inputs.resize_with(layers.div_ceil(stretch), Vec::new);
-            self.of_stretch.resize_with(stretch, Vec::new);
+            self.inputs.resize_with(layers.div_ceil(stretch), Floats::default);
+            self.of_stretch.resize_with(stretch, Floats::default);
         }
         for index in 0..layers {
             match keep {
                 // The first slot is still free there.
-                Keep::Activations if index < first => self.block(model, index, 0, Mode::Inference),
-                Keep::Nothing => self.block(model, index, 0, Mode::Inference),
-                Keep::Activations => self.block(model, index, index - first, Mode::Training),
+                Keep::Activations if index < first => self.block(model, index, 0, Mode::Inference)?,
+                Keep::Nothing => self.block(model, index, 0, Mode::Inference)?,
+                Keep::Activations => self.block(model, index, index - first, Mode::Training)?,
                 Keep::Inputs => {
                     if index.is_multiple_of(stretch) && index + stretch > first {
-                        copy(&self.x, &mut self.inputs[index / stretch]);
+                        let exec = model.exec_of(index);
+                        exec.bring(&mut self.x)?;
+                        exec.copy(&self.x, &mut self.inputs[index / stretch])?;
                     }
-                    self.block(model, index, 0, Mode::Inference);
+                    self.block(model, index, 0, Mode::Inference)?;
                 }
             }
         }
@@ -317,26 +329,37 @@ impl Training {
         self.entropies.as_deref().unwrap_or_default()
     }
 
-    fn network<'m>(&self, model: &'m Model, mode: Mode) -> Network<'m> {
-        Network { draw: self.draw, ..model.network(mode) }
+    fn network<'m>(&self, model: &'m Model, mode: Mode, exec: Exec<'m>) -> Network<'m> {
+        Network { draw: self.draw, ..model.network(mode, exec) }
     }
 
     /// One block's forward, from the stream to the stream.
-    fn block(&mut self, model: &Model, index: usize, slot: usize, mode: Mode) {
-        let network = self.network(model, mode);
-        let block = model.block(network, index, &self.angles);
-        let (a, w) = (&mut self.blocks[slot], &mut self.workspace);
+    fn block(&mut self, model: &Model, index: usize, slot: usize, mode: Mode) -> Result<()> {
+        let exec = model.exec_of(index);
+        exec.bring(&mut self.x)?;
+        let block = model.block(self.network(model, mode, exec), index, &self.turns);
+        let (a, w) = (&mut self.blocks[slot], &mut self.workspaces[usize::from(exec.gpu.is_some())]);
         let ranked = self.cache_of.iter().zip(&mut self.caches);
         let mut caches: Vec<(usize, &mut LayerCache)> =
             ranked.map(|(sequence, (cache, _))| (*sequence, cache)).collect();
         caches.sort_by_key(|(sequence, _)| *sequence);
         let mut caches: Vec<&mut LayerCache> = caches.into_iter().map(|(_, cache)| cache).collect();
-        block.attention(&mut self.x, &mut caches, &self.spans, a, w);
-        block.mlp(&mut self.x, a, w);
+        let past = match &self.tables {
+            Some(tables) if exec.gpu.is_some() => Past::Sequences(tables),
+            _ => Past::Caches(&mut caches),
+        };
+        block.attention(&mut self.x, past, &self.spans, a, w)?;
+        block.mlp(&mut self.x, a, w)
     }
 
     /// From the gradient of the stream after the last block (`d_x`) to all parameters below, down to `first`.
-    fn backward(&mut self, model: &Model, batch: &Batch, first: Place, gradients: &mut Gradients) {
+    fn backward(
+        &mut self,
+        model: &Model,
+        batch: &Batch,
+        first: Place,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
         let config = model.config();
         let lowest = Depth::From(first).first_layer(config.n_layers());
         // Whether something is trained at or before the norm that a half begins with.
@@ -348,48 +371,59 @@ impl Training {
             let slot = match self.recompute {
                 Recompute::None => index - lowest,
                 Recompute::Block | Recompute::All => {
-                    self.recompute_input(model, index);
-                    self.block(model, index, 0, Mode::Training);
+                    self.recompute_input(model, index)?;
+                    self.block(model, index, 0, Mode::Training)?;
                     0
                 }
             };
-            let block = model.block(self.network(model, Mode::Training), index, &self.angles);
-            let (a, w) = (&self.blocks[slot], &mut self.workspace);
+            let exec = model.exec_of(index);
+            exec.bring(&mut self.d_x)?;
+            let block = model.block(self.network(model, Mode::Training, exec), index, &self.turns);
+            let (a, w) = (&self.blocks[slot], &mut self.workspaces[usize::from(exec.gpu.is_some())]);
             let under = below(index, Part::MlpNorm);
-            block.mlp_backward(&mut self.d_x, a, w, gradients, under);
+            block.mlp_backward(&mut self.d_x, a, w, gradients, under)?;
             if under == Below::Trained {
                 let under = below(index, Part::AttnNorm);
-                block.attention_backward(&mut self.d_x, batch.lengths, a, w, gradients, under);
+                let tables = self.tables.as_ref().filter(|_| exec.gpu.is_some());
+                let (d_x, lengths) = (&mut self.d_x, batch.lengths);
+                block.attention_backward(d_x, lengths, tables, a, w, gradients, under)?;
             }
         }
+        let exec = model.exec_at(Place::Embed);
         let size = [config.vocab_size, config.dim];
         let [embed] = gradients.at([Place::Embed]);
         if let Some(d) = embed.weight {
-            embedding::backward(model.pool(), size, batch.tokens, config.embedding_scale, &self.d_x, d);
+            exec.bring(&mut self.d_x)?;
+            exec.look_up_backward(size, &self.tokens, config.embedding_scale, &self.d_x, d)?;
         }
         let [positions] = gradients.at([Place::PosEmbed]);
         if let Some(d) = positions.weight {
-            let size = [config.max_seq, config.dim];
-            embedding::backward(model.pool(), size, &self.positions, 1.0, &self.d_x, d);
+            exec.bring(&mut self.d_x)?;
+            exec.look_up_backward([config.max_seq, config.dim], &self.positions, 1.0, &self.d_x, d)?;
         }
+        Ok(())
     }
 
     /// Brings the input of block `index` back into the stream. Coming down into a stretch, all of its inputs are
     /// computed from the first, which was kept.
-    fn recompute_input(&mut self, model: &Model, index: usize) {
+    fn recompute_input(&mut self, model: &Model, index: usize) -> Result<()> {
         let layers = model.config().n_layers();
         let stretch = stretch(self.recompute, layers);
         let (first, offset) = (index / stretch * stretch, index % stretch);
         let is_last = index + 1 == layers || offset + 1 == stretch;
         if is_last && offset > 0 {
-            copy(&self.inputs[index / stretch], &mut self.x);
+            model.exec_of(first).copy(&self.inputs[index / stretch], &mut self.x)?;
             for i in 0..offset {
-                self.block(model, first + i, 0, Mode::Inference);
-                copy(&self.x, &mut self.of_stretch[i + 1]);
+                self.block(model, first + i, 0, Mode::Inference)?;
+                model.exec_of(first + i).copy(&self.x, &mut self.of_stretch[i + 1])?;
             }
         }
-        let input = if offset == 0 { &self.inputs[index / stretch] } else { &self.of_stretch[offset] };
-        copy(input, &mut self.x);
+        match offset {
+            0 => model.exec_of(first).copy(&self.inputs[index / stretch], &mut self.x)?,
+            // The block before has made it, where that is computed.
+            _ => model.exec_of(index - 1).copy(&self.of_stretch[offset], &mut self.x)?,
+        }
+        Ok(())
     }
 
     /// Norm, head and loss; with gradients, down to that of the stream (`d_x`). Rows without a target go no further than
@@ -400,121 +434,132 @@ impl Training {
         batch: &Batch,
         drawn: &Distribution,
         mut backward: Option<(Weight, &mut Gradients)>,
-    ) {
-        let (config, pool) = (model.config(), model.pool());
-        let network = model.network(Mode::Training);
+    ) -> Result<()> {
+        let (config, exec) = (model.config(), model.exec_at(Place::Head));
+        let network = model.network(Mode::Training, exec);
         let (rows, dim) = (batch.tokens.len(), config.dim);
         self.wanted.clear();
         self.wanted.extend((0..rows).filter(|&row| batch.targets[row] >= 0));
         let wanted = self.wanted.len();
-        let x =
-            if wanted == rows { &self.x } else { gather(&self.x, dim, &self.wanted, &mut self.of_wanted) };
         self.targets.clear();
         self.targets.extend(self.wanted.iter().map(|&row| batch.targets[row]));
         self.row_losses.resize(wanted, 0.0);
         self.row_entropies.resize(wanted, 0.0);
-        self.d_normed.resize(wanted * dim, 0.0);
-        network.norm(x, &model.weights().norm, &mut self.normed);
+        if backward.is_some() {
+            exec.resize(&mut self.d_x, rows * dim)?;
+            if wanted < rows {
+                exec.clear(&mut self.d_x)?;
+            }
+        }
         let head = model.weights().head();
         let place = match config.head {
             Head::Tied => Place::Embed,
             Head::Untied => Place::Head,
         };
         for range in chunks(wanted, head_rows(config.vocab_size)) {
-            self.head_products(model, range.clone());
-            let losses = &mut self.row_losses[range.clone()];
+            self.head_products(model, range.clone(), rows)?;
+            let HeadRows { ids, x, d_x, normed, d_normed, logits } = &mut self.part;
             let targets = &self.targets[range.clone()];
-            let rows = &self.wanted[range.clone()];
+            let rows_of = &self.wanted[range.clone()];
+            let kept = |row: usize| drawn.kept.and_then(|kept| kept(rows_of[row]));
             let leave_out = |row: usize, z: &mut [f32]| {
-                if let Some(leave_out) = drawn.left_out {
-                    leave_out(rows[row], z);
+                if let Some(kept) = kept(row) {
+                    kept.leave_out_others(z);
                 }
             };
+            let bits = |row: usize, words: &mut [u32]| {
+                if let Some(kept) = kept(row) {
+                    kept.bits_of_others(words);
+                }
+            };
+            let left_out = drawn.kept.is_some().then_some(LeftOut { logits: &leave_out, bits: &bits });
             let op = CrossEntropy {
                 vocab: config.vocab_size,
                 soft_cap: config.logit_softcap,
                 scale: drawn.scale,
-                left_out: drawn.left_out.is_some().then_some(&leave_out),
+                left_out: None,
             };
             let entropies = self.entropies.is_some().then_some(&mut self.row_entropies[range.clone()]);
+            let losses = Losses { losses: &mut self.row_losses[range.clone()], entropies };
             let Some((weight, gradients)) = &mut backward else {
-                op.forward(pool, &mut self.logits, targets, losses, entropies);
+                exec.cross_entropy(&op, left_out, logits, targets, None, losses)?;
                 continue;
             };
             let weight = *weight;
-            let of_chunk = |row: usize, loss: f32| weight(rows[row], loss);
-            op.backward_with(pool, &mut self.logits, targets, of_chunk, losses, entropies);
-            let products = &mut self.workspace.products;
-            let x = &self.normed[range.start * dim..range.end * dim];
+            let of_chunk = |row: usize, loss: f32| weight(rows_of[row], loss);
+            exec.cross_entropy(&op, left_out, logits, targets, Some(&of_chunk), losses)?;
+
+            let w = &mut self.workspaces[usize::from(exec.gpu.is_some())];
+            let products = &mut w.products;
             let write = if range.start == 0 { gradients.write() } else { Write::Add };
             let [of_head] = gradients.at([place]);
             if let Some(dw) = of_head.weight {
-                let operand = head.gradient_operand();
-                let wanted = &mut [WeightGradient { dy: &self.logits, dw, db: None }];
-                weight_gradient(pool, &mut products.columns, x, [range.len(), dim], operand, wanted, write);
+                let wanted = &mut [LinearGradient { dy: logits, dw, db: None }];
+                exec.weight_gradient(&mut products.columns, normed, head, wanted, write)?;
             }
-            let size = [range.len(), config.vocab_size];
-            let operand = std::iter::once(head.gradient_operand());
-            let dy = products.inputs[0].prepare(pool, &self.logits, size, operand);
-            let dx = &mut self.d_normed[range.start * dim..range.end * dim];
-            input_gradient(pool, &[Term { dy, weight: head }], dx, Write::Set);
+            let term = GradientTerm { dy: logits, weight: head, exact: false };
+            exec.input_gradient(&mut products.inputs, &[term], d_normed)?;
+            let norm = (Place::FinalNorm, &model.weights().norm);
+            network.norm_backward(x, norm, d_normed, (d_x, Write::Set), gradients, &mut w.d.sums)?;
+            if wanted == rows {
+                exec.copy_values((d_x, 0), (&mut self.d_x, range.start * dim), range.len() * dim)?;
+            } else {
+                exec.scatter(d_x, dim, ids, &mut self.d_x)?;
+            }
         }
         if let Some((_, gradients)) = &mut backward
             && wanted == 0
             && gradients.write() == Write::Set
             && let [Pair { weight: Some(dw), .. }] = gradients.at([place])
         {
-            dw.fill(0.0);
+            dw.clear()?;
         }
         scatter(&self.row_losses, &self.wanted, rows, &mut self.losses);
         if let Some(entropies) = &mut self.entropies {
             scatter(&self.row_entropies, &self.wanted, rows, entropies);
         }
-        if let Some((_, gradients)) = backward {
-            self.d_x.resize(rows * dim, 0.0);
-            let norm = (Place::FinalNorm, &model.weights().norm);
-            let sums = &mut self.workspace.d.sums;
-            let (x, d_x) = match wanted == rows {
-                true => (&self.x, &mut self.d_x),
-                false => {
-                    self.d_of_wanted.resize(wanted * dim, 0.0);
-                    (&self.of_wanted, &mut self.d_of_wanted)
-                }
-            };
-            network.norm_backward(x, norm, &self.d_normed, (d_x, Write::Set), gradients, sums);
-            if wanted < rows {
-                self.d_x.fill(0.0);
-                for (&row, d) in self.wanted.iter().zip(self.d_of_wanted.chunks_exact(dim)) {
-                    self.d_x[row * dim..(row + 1) * dim].copy_from_slice(d);
-                }
-            }
+        Ok(())
+    }
+
+    /// The stream of some of the wanted rows, normed, and the head's products of it.
+    fn head_products(&mut self, model: &Model, range: Range<usize>, rows: usize) -> Result<()> {
+        let (dim, exec) = (model.config().dim, model.exec_at(Place::Head));
+        exec.bring(&mut self.x)?;
+        let HeadRows { ids, x, normed, logits, .. } = &mut self.part;
+        if self.wanted.len() == rows {
+            exec.resize(x, range.len() * dim)?;
+            exec.copy_values((&self.x, range.start * dim), (x, 0), range.len() * dim)?;
+        } else {
+            ids.set(exec, self.wanted[range].iter().map(|&row| row as u32))?;
+            exec.gather(&self.x, dim, ids, x)?;
         }
+        model.network(Mode::Training, exec).norm(x, &model.weights().norm, normed)?;
+        let output = Output { weight: model.weights().head(), bias: None, y: logits };
+        let inputs = &mut self.workspaces[usize::from(exec.gpu.is_some())].products.inputs[0];
+        Ok(exec.products(inputs, normed, &mut [output])?)
     }
 
-    /// The head's products for some rows of `normed`, into `logits`.
-    fn head_products(&mut self, model: &Model, range: std::ops::Range<usize>) {
-        let dim = model.config().dim;
-        let head = model.weights().head();
-        self.logits.resize(range.len() * head.rows(), 0.0);
-        let x = &self.normed[range.start * dim..range.end * dim];
-        let operand = std::iter::once(head.operand());
-        let x = self.workspace.products.inputs[0].prepare(model.pool(), x, [range.len(), dim], operand);
-        matmul(
-            model.pool(),
-            &x,
-            &mut [Product { weight: head, bias: None, y: &mut self.logits, write: Write::Set }],
-        );
-    }
-
-    fn set_spans(&mut self, model: &Model, batch: &Batch) {
+    fn set_spans(&mut self, model: &Model, batch: &Batch) -> Result<()> {
         let config = model.config();
         self.spans.clear();
-        self.positions.clear();
         let mut next = 0;
         for &length in batch.lengths {
             self.spans.push(Span { rows: next..next + length, first: 0 });
-            self.positions.extend(0..length as u32);
             next += length;
+        }
+        model.set_turns(&mut self.turns, &self.spans)?;
+        let first = config.n_layers() - model.gpu_layers();
+        self.tables = match model.gpu() {
+            Some(gpu) if model.exec_of(first).has_attention(config.head_dim) => {
+                if self.cache != CacheType::F32 {
+                    fail!("training on a GPU has keys and values in f32")
+                }
+                Some(Tables::of_sequences(gpu, &model.shapes_on_gpu(first), batch.lengths)?)
+            }
+            _ => None,
+        };
+        if self.tables.is_some() && first == 0 {
+            return Ok(());
         }
         // The longest sequence has the first cache, and so on: none becomes larger than it must.
         self.cache_of.clear();
@@ -535,7 +580,7 @@ impl Training {
                 None => self.caches.push((new(), length)),
             }
         }
-        model.set_angles(&mut self.angles, &self.spans);
+        Ok(())
     }
 }
 
@@ -556,23 +601,11 @@ fn chunks(rows: usize, size: usize) -> impl Iterator<Item = std::ops::Range<usiz
     (0..rows).step_by(size).map(move |start| start..rows.min(start + size))
 }
 
-/// The rows `wanted` of a matrix of `width` columns.
-fn gather<'a>(from: &[f32], width: usize, wanted: &[usize], to: &'a mut Vec<f32>) -> &'a Vec<f32> {
-    to.clear();
-    wanted.iter().for_each(|&row| to.extend_from_slice(&from[row * width..(row + 1) * width]));
-    to
-}
-
 /// Values of the rows `wanted`, among 0 for those of the others.
 fn scatter(values: &[f32], wanted: &[usize], rows: usize, to: &mut Vec<f32>) {
     to.clear();
     to.resize(rows, 0.0);
     wanted.iter().zip(values).for_each(|(&row, &value)| to[row] = value);
-}
-
-fn copy(from: &[f32], to: &mut Vec<f32>) {
-    to.clear();
-    to.extend_from_slice(from);
 }
 
 fn check(config: &DecoderConfig, batch: &Batch) -> Result<()> {

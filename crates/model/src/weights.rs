@@ -8,22 +8,23 @@ use crate::names::{Kind, Part, Place, Source, TensorId, canonical};
 use crate::quantize::{Informed, Mix, mix, round};
 use std::collections::HashMap;
 use wootz_formats::Checkpoint;
+use wootz_kernels::exec::{Exec, Floats, Weight};
 use wootz_kernels::{DType, Matrix, Pool, Precision, panels, quant};
 
 /// A projection `y = x wᵀ + b`.
 pub struct Linear {
     /// `[outputs, inputs]`.
-    pub weight: Matrix,
+    pub weight: Weight,
     /// `[outputs]`.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Floats>,
 }
 
 /// A norm's factors, and LayerNorm's bias.
 pub struct NormWeights {
     /// `[C]`, or `[D]` for the norms of q and k.
-    pub weight: Vec<f32>,
+    pub weight: Floats,
     /// `[C]`; LayerNorm only.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Floats>,
 }
 
 /// One block's parameters; what a configuration does not have is `None`.
@@ -53,15 +54,15 @@ pub struct Layer {
 /// All parameters.
 pub struct Weights {
     /// `[V, C]`.
-    pub embed: Matrix,
+    pub embed: Weight,
     /// `[max_seq, C]`.
-    pub positions: Option<Matrix>,
+    pub positions: Option<Weight>,
     /// The blocks.
     pub layers: Vec<Layer>,
     /// Before the head.
     pub norm: NormWeights,
     /// `[V, C]`, where it is not the embedding.
-    pub head: Option<Matrix>,
+    pub head: Option<Weight>,
 }
 
 impl Weights {
@@ -127,8 +128,9 @@ impl Weights {
 
     /// Bytes of all parameters in memory.
     pub fn bytes(&self) -> usize {
-        let linear = |linear: &Linear| linear.weight.bytes() + 4 * linear.bias.as_ref().map_or(0, Vec::len);
-        let norm = |norm: &NormWeights| 4 * (norm.weight.len() + norm.bias.as_ref().map_or(0, Vec::len));
+        let linear =
+            |linear: &Linear| linear.weight.bytes() + 4 * linear.bias.as_ref().map_or(0, Floats::len);
+        let norm = |norm: &NormWeights| 4 * (norm.weight.len() + norm.bias.as_ref().map_or(0, Floats::len));
         let layer = |layer: &Layer| {
             let norms = [Some(&layer.attn_norm), Some(&layer.mlp_norm)];
             let optional = [layer.attn_post_norm.as_ref(), layer.mlp_post_norm.as_ref()];
@@ -145,36 +147,36 @@ impl Weights {
             + [self.positions.as_ref(), self.head.as_ref()]
                 .into_iter()
                 .flatten()
-                .map(Matrix::bytes)
+                .map(Weight::bytes)
                 .sum::<usize>()
             + self.layers.iter().map(layer).sum::<usize>()
             + norm(&self.norm)
     }
 
     /// The matrix of the output head.
-    pub fn head(&self) -> &Matrix {
+    pub fn head(&self) -> &Weight {
         self.head.as_ref().unwrap_or(&self.embed)
     }
 
     /// The bytes that one decoded token reads: every matrix once, the embedding only as the head.
     pub fn bytes_per_token(&self) -> usize {
         let unused = if self.head.is_some() { self.embed.bytes() } else { 0 };
-        self.bytes() - unused - self.positions.as_ref().map_or(0, Matrix::bytes)
+        self.bytes() - unused - self.positions.as_ref().map_or(0, Weight::bytes)
     }
 }
 
 /// One parameter, to be read.
 enum Values<'a> {
-    Matrix(&'a Matrix),
-    Vector(&'a [f32]),
+    Matrix(&'a Weight),
+    Vector(&'a Floats),
 }
 
 /// One parameter, to be changed.
 pub enum Parameter<'a> {
     /// A projection's weight, an embedding or a table.
-    Matrix(&'a mut Matrix),
+    Matrix(&'a mut Weight),
     /// A norm's factors, or a bias.
-    Vector(&'a mut [f32]),
+    Vector(&'a mut Floats),
 }
 
 impl Weights {
@@ -197,26 +199,32 @@ impl Weights {
 
     /// Puts other values in the place of a parameter's: row-major in its canonical shape, in f32. Panics where there are
     /// more or fewer.
-    pub(crate) fn replace(&mut self, pool: &Pool, id: TensorId, values: &[f32]) {
+    ///
+    /// # Errors
+    /// What a device meets that has the parameter.
+    pub(crate) fn replace(&mut self, pool: &Pool, id: TensorId, values: &[f32]) -> Result<()> {
         for (_, parameter) in self.parameters_mut().into_iter().filter(|(other, _)| *other == id) {
             match parameter {
                 Parameter::Matrix(matrix) => {
-                    *matrix = Matrix::from_f32(pool, [matrix.rows(), matrix.cols()], values);
+                    let shape = [matrix.rows(), matrix.cols()];
+                    matrix.replace(|_| Matrix::from_f32(pool, shape, values))?;
                 }
-                Parameter::Vector(vector) => vector.copy_from_slice(values),
+                Parameter::Vector(vector) => vector.write(values)?,
             }
         }
+        Ok(())
     }
 
     /// A parameter's values in f32, row-major in its canonical shape, in place of what `out` held.
     ///
     /// # Errors
-    /// The decoder has no such parameter.
+    /// The decoder has no such parameter; what a device meets that has it.
     pub fn read(&self, id: TensorId, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         match self.get(id) {
-            Some(Values::Vector(values)) => out.extend_from_slice(values),
+            Some(Values::Vector(values)) => out.extend_from_slice(&values.read()?),
             Some(Values::Matrix(matrix)) => {
+                let matrix = matrix.read()?;
                 out.resize(matrix.rows() * matrix.cols(), 0.0);
                 for (row, out) in out.chunks_exact_mut(matrix.cols().max(1)).enumerate() {
                     matrix.decode_row(row, out);
@@ -238,8 +246,8 @@ impl Weights {
     /// One parameter; `None` if the decoder has none of this name.
     fn get<'s>(&'s self, id: TensorId) -> Option<Values<'s>> {
         let norm = |norm: &'s NormWeights| match id.kind {
-            Kind::Weight => Some(norm.weight.as_slice()),
-            Kind::Bias => norm.bias.as_deref(),
+            Kind::Weight => Some(&norm.weight),
+            Kind::Bias => norm.bias.as_ref(),
             Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude => None,
         };
         match (id.place, id.kind) {
@@ -258,7 +266,7 @@ impl Weights {
                         let linear = layer.linear(part)?;
                         return match kind {
                             Kind::Weight => Some(Values::Matrix(&linear.weight)),
-                            Kind::Bias => linear.bias.as_deref().map(Values::Vector),
+                            Kind::Bias => linear.bias.as_ref().map(Values::Vector),
                             Kind::LoraA | Kind::LoraB | Kind::LoraMagnitude => None,
                         };
                     }
@@ -276,7 +284,10 @@ impl Weights {
 
     /// Brings the matrices that `which` says yes to, by place and type, into another floating-point type: rounded where
     /// that has fewer bits. Positions stay in f32, for nothing is multiplied with them.
-    pub fn convert(&mut self, pool: &Pool, dtype: DType, which: impl Fn(Place, DType) -> bool) {
+    ///
+    /// # Errors
+    /// What a device meets that has some of them.
+    pub fn convert(&mut self, pool: &Pool, dtype: DType, which: impl Fn(Place, DType) -> bool) -> Result<()> {
         let mut values = Vec::new();
         for (id, parameter) in self.parameters_mut() {
             let Parameter::Matrix(matrix) = parameter else { continue };
@@ -289,10 +300,38 @@ impl Weights {
             }
             let shape = [matrix.rows(), matrix.cols()];
             values.resize(panels::len(shape), 0.0);
-            matrix.decode(pool, &mut values);
-            *matrix = Matrix::zeroed(dtype, shape);
-            matrix.set(pool, &values);
+            matrix.replace(|matrix| {
+                matrix.decode(pool, &mut values);
+                let mut converted = Matrix::zeroed(dtype, shape);
+                converted.set(pool, &values);
+                converted
+            })?;
         }
+        Ok(())
+    }
+
+    /// Moves the blocks from number `first` on to where `exec` computes, and the rest of the network with them as far as it
+    /// can: a head of its own goes with the last block, an embedding (and with it a head that is the embedding) only when
+    /// all blocks go.
+    ///
+    /// # Errors
+    /// What the device meets. Some parameters may have moved then.
+    pub(crate) fn bring(&mut self, exec: Exec, first: usize) -> Result<()> {
+        for layer in self.layers.iter_mut().skip(first) {
+            layer.bring(exec)?;
+        }
+        let (is_all, is_some) = (first == 0, first < self.layers.len());
+        if is_all {
+            self.embed.bring(exec)?;
+            self.positions.iter_mut().try_for_each(|table| table.bring(exec))?;
+        }
+        if let Some(head) = self.head.as_mut().filter(|_| is_some) {
+            head.bring(exec)?;
+        }
+        if is_all || is_some && self.head.is_some() {
+            self.norm.bring(exec)?;
+        }
+        Ok(())
     }
 }
 
@@ -315,6 +354,20 @@ impl Layer {
             | Part::MlpNorm
             | Part::MlpPostNorm => None,
         }
+    }
+
+    fn bring(&mut self, exec: Exec) -> Result<()> {
+        let [q, k, v] = &mut self.qkv;
+        for linear in [q, k, v, &mut self.o, &mut self.up, &mut self.down].into_iter().chain(&mut self.gate) {
+            linear.weight.bring(exec)?;
+            linear.bias.iter_mut().try_for_each(|bias| exec.bring(bias))?;
+        }
+        let norms = [&mut self.attn_norm, &mut self.mlp_norm].into_iter();
+        let norms = norms.chain(&mut self.attn_post_norm).chain(&mut self.mlp_post_norm);
+        for norm in norms.chain(self.qk_norm.iter_mut().flatten()) {
+            norm.bring(exec)?;
+        }
+        Ok(())
     }
 
     fn parameters_mut<'a>(&'a mut self, index: usize, all: &mut Vec<(TensorId, Parameter<'a>)>) {
@@ -354,6 +407,12 @@ impl Linear {
 }
 
 impl NormWeights {
+    fn bring(&mut self, exec: Exec) -> Result<()> {
+        exec.bring(&mut self.weight)?;
+        self.bias.iter_mut().try_for_each(|bias| exec.bring(bias))?;
+        Ok(())
+    }
+
     fn parameters_mut<'a>(&'a mut self, place: Place, all: &mut Vec<(TensorId, Parameter<'a>)>) {
         all.push((TensorId::weight(place), Parameter::Vector(&mut self.weight)));
         if let Some(bias) = &mut self.bias {
@@ -390,12 +449,13 @@ impl<F: Fn(TensorId, usize, &mut [f32]) + Sync> Generator<'_, F> {
     }
 
     fn linear(&self, place: Place) -> Linear {
-        Linear { weight: self.matrix(place), bias: self.vector(TensorId::bias(place)) }
+        Linear { weight: self.matrix(place), bias: self.vector(TensorId::bias(place)).map(Floats::from) }
     }
 
     fn norm(&self, place: Place) -> NormWeights {
         let weight = self.vector(TensorId::weight(place)).unwrap_or_default();
-        NormWeights { weight, bias: self.vector(TensorId::bias(place)) }
+        let bias = self.vector(TensorId::bias(place)).map(Floats::from);
+        NormWeights { weight: weight.into(), bias }
     }
 
     fn vector(&self, id: TensorId) -> Option<Vec<f32>> {
@@ -405,7 +465,7 @@ impl<F: Fn(TensorId, usize, &mut [f32]) + Sync> Generator<'_, F> {
     }
 
     /// Panel by panel: 32 rows are made up, and interleaved.
-    fn matrix(&self, place: Place) -> Matrix {
+    fn matrix(&self, place: Place) -> Weight {
         let id = TensorId::weight(place);
         let [rows, cols] = match self.shapes.get(&id).map(Vec::as_slice) {
             Some(&[rows, cols]) => [rows, cols],
@@ -426,11 +486,11 @@ impl<F: Fn(TensorId, usize, &mut [f32]) + Sync> Generator<'_, F> {
             });
         }
         if self.dtype == DType::F32 || place == Place::PosEmbed {
-            return matrix;
+            return matrix.into();
         }
         let mut rounded = Matrix::zeroed(self.dtype, [rows, cols]);
         rounded.set(self.pool, matrix.values_mut().unwrap_or_default());
-        rounded
+        rounded.into()
     }
 }
 
@@ -484,7 +544,7 @@ impl Loader<'_> {
     fn linear(&self, place: Place) -> Result<Linear> {
         Ok(Linear {
             weight: self.matrix(TensorId::weight(place))?,
-            bias: self.vector(TensorId { place, kind: Kind::Bias })?,
+            bias: self.vector(TensorId { place, kind: Kind::Bias })?.map(Floats::from),
         })
     }
 
@@ -492,10 +552,11 @@ impl Loader<'_> {
         let Some(weight) = self.vector(TensorId::weight(place))? else {
             fail!("tensor `{}` is missing", TensorId::weight(place))
         };
-        Ok(NormWeights { weight, bias: self.vector(TensorId { place, kind: Kind::Bias })? })
+        let bias = self.vector(TensorId { place, kind: Kind::Bias })?.map(Floats::from);
+        Ok(NormWeights { weight: weight.into(), bias })
     }
 
-    fn matrix(&self, id: TensorId) -> Result<Matrix> {
+    fn matrix(&self, id: TensorId) -> Result<Weight> {
         let Some(source) = self.sources.get(&id) else { fail!("tensor `{id}` is missing") };
         let Some(tensor) = self.checkpoint.tensor(&source.name) else {
             fail!("tensor `{}` is missing", source.name)
@@ -511,10 +572,11 @@ impl Loader<'_> {
             )
         };
         if !source.transform.transpose {
-            return self.pack(source, dtype, |row| {
+            let packed = self.pack(source, dtype, |row| {
                 let at = source.stored_row(row) * row_bytes;
                 &tensor.bytes[at..at + row_bytes]
             });
+            return packed.map(Weight::from);
         }
         if dtype.block_len() != 1 {
             fail!("tensor `{}`: {dtype} blocks cannot be transposed", source.name)
@@ -527,7 +589,7 @@ impl Loader<'_> {
                 rows.extend_from_slice(&tensor.bytes[at..at + size]);
             }
         }
-        self.pack(source, dtype, |row| &rows[row * row_bytes..(row + 1) * row_bytes])
+        self.pack(source, dtype, |row| &rows[row * row_bytes..(row + 1) * row_bytes]).map(Weight::from)
     }
 
     /// Packs a matrix whose rows are in `dtype`, in that or in the type that the mixture has for it.

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wootz_formats::{Checkpoint, TensorView};
+use wootz_kernels::exec::Weight;
 use wootz_kernels::ops::attention::CacheType;
-use wootz_kernels::{DType, Matrix, Pool, Precision};
+use wootz_kernels::{DType, Pool, Precision};
 use wootz_model::adapter::{self, AdapterFormat, Base, Scales, WriteOptions};
 use wootz_model::load::LoadOptions;
 use wootz_model::lora::{Adapter, Lora, LoraOptions, Scaling};
@@ -76,7 +77,7 @@ fn f32s(view: &TensorView) -> Vec<f32> {
 
 fn logits(model: &Model, ids: &[u32], seq: usize) -> Vec<f32> {
     let mut scratch = Scratch::default();
-    let mut caches: Vec<_> = ids.chunks(seq).map(|_| model.new_cache(seq, CacheType::F32)).collect();
+    let mut caches: Vec<_> = ids.chunks(seq).map(|_| model.new_cache(seq, CacheType::F32).unwrap()).collect();
     let mut chunks: Vec<Chunk> = ids
         .chunks(seq)
         .zip(&mut caches)
@@ -85,7 +86,8 @@ fn logits(model: &Model, ids: &[u32], seq: usize) -> Vec<f32> {
     model.forward(&mut scratch, &mut chunks).unwrap().to_vec()
 }
 
-fn values(matrix: &Matrix) -> Vec<u32> {
+fn values(weight: &Weight) -> Vec<u32> {
+    let matrix = weight.host();
     let mut row = vec![0.0; matrix.cols()];
     let mut all = Vec::new();
     for at in 0..matrix.rows() {
@@ -102,7 +104,7 @@ fn assert_equal(a: &Adapter, b: &Adapter, what: &str) {
         assert_eq!(place, other, "{what}");
         assert_eq!((a.alpha, a.scaling), (b.alpha, b.scaling), "{what}: {place:?}");
         assert!(values(&a.a) == values(&b.a) && values(&a.b) == values(&b.b), "{what}: {place:?}");
-        let lengths = |lora: &Lora| lora.magnitude.as_ref().map(|magnitude| magnitude.m.clone());
+        let lengths = |lora: &Lora| lora.magnitude.as_ref().map(|magnitude| magnitude.m.host().to_vec());
         assert_eq!(lengths(a), lengths(b), "{what}: {place:?}");
     }
     let bits = |adapter: &Adapter| -> Vec<_> {
@@ -208,7 +210,7 @@ fn parts_of_a_fused_matrix_come_back_as_they_were() {
             for (index, lora) in adapter.parts.values_mut().enumerate() {
                 let b: Vec<f32> =
                     (0..lora.b.rows() * 6).map(|i| ((i * 37 + index) % 101) as f32 / 500.0).collect();
-                lora.b = Matrix::from_f32(model.pool(), [lora.b.rows(), 6], &b);
+                lora.b = Weight::from_f32(model.pool(), [lora.b.rows(), 6], &b);
             }
             let folder = Folder::new();
             adapter::write(&folder.0, &base(&model), &adapter, &options(DType::F32)).unwrap();
@@ -507,7 +509,7 @@ fn a_gguf_adapter_does_what_the_folder_does() {
         let is_plain = adapter.parts.values().all(|l| l.scaling == Scaling::Rank && l.alpha == alphas[0]);
         if is_plain {
             assert_eq!(scales, Scales::Kept, "{name}");
-            let mut plain = adapter.clone();
+            let mut plain = adapter.copy().unwrap();
             plain.dropout = 0.0;
             assert_equal(&plain, &again, &name);
         }
@@ -547,7 +549,7 @@ fn scales_go_into_b_where_a_file_has_one_alpha() {
         let mut adapter = Adapter::new(model.config(), model.pool(), &options).unwrap();
         for (index, lora) in adapter.parts.values_mut().enumerate() {
             let b: Vec<f32> = (0..lora.b.rows() * 4).map(|i| (i % 13) as f32 / 7.0).collect();
-            lora.b = Matrix::from_f32(model.pool(), [lora.b.rows(), 4], &b);
+            lora.b = Weight::from_f32(model.pool(), [lora.b.rows(), 4], &b);
             lora.alpha = alphas[index % 2];
         }
         adapter

@@ -61,15 +61,15 @@ fn a_wrong_gradient_is_found() {
             rows.into_iter().filter(|row| !row.passed()).map(|row| row.id).collect()
         };
         for (i, id) in ids.iter().enumerate().filter(|(_, id)| !is_zero(id)) {
-            let right = gradients.get(*id).unwrap().to_vec();
-            let tensor = gradients.get_mut(*id).unwrap();
+            let right = gradients.get(*id).unwrap().host().to_vec();
+            let tensor = gradients.get_mut(*id).unwrap().host_mut();
             match i % 3 {
                 0 => tensor.iter_mut().for_each(|x| *x *= 1.001),
                 1 => tensor.iter_mut().for_each(|x| *x *= -1.0),
                 _ => tensor.fill(f32::NAN),
             }
             assert_eq!(wrong(&gradients), [*id], "{}", architecture.name);
-            gradients.get_mut(*id).unwrap().copy_from_slice(&right);
+            gradients.get_mut(*id).unwrap().write(&right).unwrap();
         }
         assert_eq!(wrong(&gradients), [], "{} (tolerance {TOLERANCE:e})", architecture.name);
     }

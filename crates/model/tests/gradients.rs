@@ -3,9 +3,12 @@
 //! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) whose `golden.safetensors` has
 //! gradients.
 
+mod gpu;
+
 use std::path::{Path, PathBuf};
 use wootz_formats::{Checkpoint, Format, TensorView};
 use wootz_kernels::Precision;
+use wootz_kernels::device::Accelerator;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_model::arch::identify;
@@ -76,7 +79,7 @@ impl Case {
 
     /// The mean loss, and its gradients.
     fn gradients(&self, model: &Model, recompute: Recompute) -> (f64, Gradients) {
-        let mut gradients = Gradients::new(model.config(), |_| true);
+        let mut gradients = Gradients::new(model, |_| true).unwrap();
         let mut training = Training::new(recompute, CacheType::F32);
         let weight = 1.0 / self.tokens.len() as f32;
         let losses = training
@@ -89,7 +92,22 @@ impl Case {
 
 #[test]
 fn parity_of_every_gradient() {
-    for case in cases() {
+    every_gradient(None, 1);
+}
+
+/// On a GPU alone, and with its last layer there.
+#[test]
+fn parity_of_every_gradient_on_a_gpu() {
+    let Some(gpu) = gpu::open() else { return };
+    every_gradient(Some(&gpu), usize::MAX);
+    every_gradient(Some(&gpu), 1);
+}
+
+fn every_gradient(gpu: Option<&Accelerator>, layers: usize) {
+    for mut case in cases() {
+        if let Some(gpu) = gpu {
+            case.model.place(gpu, layers).unwrap();
+        }
         let name = case.folder.display();
         let (loss, gradients) = case.gradients(&case.model, Recompute::None);
         let json = std::fs::read(case.folder.join("golden.json")).unwrap();
@@ -104,7 +122,7 @@ fn parity_of_every_gradient() {
         assert_eq!(sources.len(), gradients.iter().count());
         let mut compared = 0;
         let mut worst = 0f64;
-        for found in gradients.in_file(&sources) {
+        for found in gradients.in_file(&sources).unwrap() {
             let golden = case.golden.tensor(&format!("grad.{}", found.name)).unwrap();
             assert_eq!(golden.shape, found.shape, "{name}: {}", found.name);
             let golden = f32s(&golden);
@@ -122,15 +140,16 @@ fn parity_of_every_gradient() {
 
 fn assert_same(name: &str, a: &Gradients, b: &Gradients) {
     for ((id, a), (_, b)) in a.iter().zip(b.iter()) {
-        assert!(a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: {id}");
+        assert!(a.host().iter().zip(b.host()).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: {id}");
     }
 }
 
 /// Off by no more than 1e-6 of the tensor's norm, or 1e-9 of that of all together.
 fn assert_close(name: &str, found: &Gradients, expected: &Gradients) {
     let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    let all = expected.iter().map(|(_, x)| norm(x).powi(2)).sum::<f64>().sqrt();
+    let all = expected.iter().map(|(_, x)| norm(x.host()).powi(2)).sum::<f64>().sqrt();
     for ((id, found), (_, expected)) in found.iter().zip(expected.iter()) {
+        let (found, expected) = (found.host(), expected.host());
         let error = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
         let size = norm(expected);
         assert!(error <= 1e-6 * size + 1e-9 * all, "{name}: {id}: off by {error:.1e} of {size:.1e}");
@@ -164,7 +183,7 @@ fn training_has_the_bits_of_generation() {
         let mut scratch = Scratch::default();
         let mut rows = logits.chunks_exact(vocab);
         for tokens in case.tokens.chunks(case.lengths[0]) {
-            let mut cache = model.new_cache(tokens.len(), CacheType::F16);
+            let mut cache = model.new_cache(tokens.len(), CacheType::F16).unwrap();
             for token in tokens.chunks(1) {
                 let chunk = Chunk { tokens: token, cache: &mut cache, logits: Rows::Last };
                 let alone = model.forward(&mut scratch, &mut [chunk]).unwrap();
@@ -182,7 +201,7 @@ fn accumulated_gradients_are_those_of_the_whole_batch() {
     for case in cases() {
         let name = case.folder.display();
         let (_, expected) = case.gradients(&case.model, Recompute::None);
-        let mut gradients = Gradients::new(case.model.config(), |_| true);
+        let mut gradients = Gradients::new(&case.model, |_| true).unwrap();
         let mut training = Training::new(Recompute::None, CacheType::F32);
         let weight = 1.0 / case.tokens.len() as f32;
         let seq = case.lengths[0];
@@ -202,7 +221,7 @@ fn ignored_targets_weigh_nothing() {
         let seq = case.lengths[0];
         let mut training = Training::new(Recompute::None, CacheType::F32);
         let mut run = |tokens: &[u32], targets: &[i32]| {
-            let mut gradients = Gradients::new(case.model.config(), |_| true);
+            let mut gradients = Gradients::new(&case.model, |_| true).unwrap();
             let batch = Batch { tokens, targets, lengths: &[tokens.len()] };
             training.gradients(&case.model, &batch, &|_, _| 0.1, &mut gradients, Write::Set).unwrap();
             gradients
@@ -228,7 +247,7 @@ fn without_targets_nothing_is_learnt() {
             training.gradients(&case.model, &batch, &|_, _| 1.0, &mut gradients, Write::Set).unwrap();
         assert!(losses.iter().all(|&loss| loss == 0.0));
         for (id, gradient) in gradients.iter() {
-            assert!(gradient.iter().all(|&g| g == 0.0), "{}: {id}", case.folder.display());
+            assert!(gradient.host().iter().all(|&g| g == 0.0), "{}: {id}", case.folder.display());
         }
     }
 }
@@ -238,13 +257,13 @@ fn frozen_parameters_have_no_gradient_and_change_none() {
     use wootz_model::names::Place;
     for case in cases() {
         let (_, all) = case.gradients(&case.model, Recompute::None);
-        let mut some = Gradients::new(case.model.config(), |place| matches!(place, Place::Layer(0, _)));
+        let mut some = Gradients::new(&case.model, |place| matches!(place, Place::Layer(0, _))).unwrap();
         let mut training = Training::new(Recompute::None, CacheType::F32);
         let weight = 1.0 / case.tokens.len() as f32;
         training.gradients(&case.model, &case.batch(), &|_, _| weight, &mut some, Write::Set).unwrap();
         assert!(some.iter().count() > 3 && some.iter().count() < all.iter().count());
         for (id, gradient) in some.iter() {
-            assert_eq!(gradient, all.get(id).unwrap(), "{}: {id}", case.folder.display());
+            assert_eq!(gradient.host(), all.get(id).unwrap().host(), "{}: {id}", case.folder.display());
         }
     }
 }
@@ -257,7 +276,7 @@ fn batches_leave_nothing_behind() {
         let mut broken = load(&case.folder, 2);
         let (weights, _) = broken.weights_mut();
         if let Some((_, Parameter::Matrix(embed))) = weights.parameters_mut().into_iter().next() {
-            embed.values_mut().expect("f32").fill(f32::NAN);
+            embed.host_mut().values_mut().expect("f32").fill(f32::NAN);
         }
         let seq = case.lengths[0];
         let mut used = Training::new(Recompute::None, CacheType::F32);

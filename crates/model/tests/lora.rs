@@ -45,7 +45,7 @@ fn model(name: &str, threads: usize, targets: &[Part], dropout: f32) -> Model {
     for (_, parameter) in adapter.parameters_mut() {
         let Parameter::Matrix(matrix) = parameter else { panic!("adapters are matrices") };
         let (rows, cols) = (matrix.rows(), matrix.cols());
-        let values = matrix.values_mut().unwrap();
+        let values = matrix.host_mut().values_mut().unwrap();
         for row in 0..rows {
             for col in 0..cols {
                 values[panels::index(cols, row, col)] = 0.1 * rng.normal();
@@ -100,7 +100,7 @@ fn matrices(model: &Model, place: Place) -> [Vec<f64>; 2] {
     [&lora.a, &lora.b].map(|matrix| {
         let shape = [matrix.rows(), matrix.cols()];
         let mut values = vec![0.0; panels::len(shape)];
-        matrix.decode(model.pool(), &mut values);
+        matrix.host().decode(model.pool(), &mut values);
         rows(&values, shape)
     })
 }
@@ -136,7 +136,7 @@ fn an_adapter_is_a_change_of_the_weights() {
             };
             let (n, k, r) = (matrix.rows(), matrix.cols(), lora.rank());
             let [a, b] = matrices(&adapted, id.place);
-            let values = matrix.values_mut().unwrap();
+            let values = matrix.host_mut().values_mut().unwrap();
             for row in 0..n {
                 for col in 0..k {
                     let change: f64 = (0..r).map(|i| b[row * r + i] * a[i * k + col]).sum();
@@ -160,7 +160,7 @@ fn an_adapter_is_a_change_of_the_weights() {
         // Half of it is half of the change, and twice half of it the whole.
         let mut halves = model(name, 2, &projections(), 0.0);
         halves.adapters_mut()[0].strength = 0.5;
-        let half = halves.adapters()[0].clone();
+        let half = halves.adapters()[0].copy().unwrap();
         halves.adapters_mut().push(half);
         let off = logits(&halves).iter().zip(&expected).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
         assert!(off <= 2e-5 * largest, "{name}: two halves off by {off} of {largest}");
@@ -173,14 +173,14 @@ fn gradients_are_those_of_the_changed_weights() {
     let data = Data::new();
     for name in families() {
         let model = model(name, 2, &projections(), 0.0);
-        let all = Gradients::of_adapter(model.config(), &model.adapters()[0], |_| true);
+        let all = Gradients::of_adapter(&model, &model.adapters()[0], |_| true).unwrap();
         let all = gradients(&model, &data, all, Recompute::None, None);
         let mut compared = 0;
         for (&place, lora) in &model.adapters()[0].parts {
             let (n, k, r) = (lora.b.rows(), lora.a.cols(), lora.rank());
-            let dw = rows(all.get(TensorId::weight(place)).unwrap(), [n, k]);
-            let da = rows(all.get(TensorId { place, kind: Kind::LoraA }).unwrap(), [r, k]);
-            let db = rows(all.get(TensorId { place, kind: Kind::LoraB }).unwrap(), [n, r]);
+            let dw = rows(all.get(TensorId::weight(place)).unwrap().host(), [n, k]);
+            let da = rows(all.get(TensorId { place, kind: Kind::LoraA }).unwrap().host(), [r, k]);
+            let db = rows(all.get(TensorId { place, kind: Kind::LoraB }).unwrap().host(), [n, r]);
             let [a, b] = matrices(&model, place);
             let scale = 8.0 / 5.0;
             let mut check = |found: &[f64], expected: Vec<f64>| {
@@ -209,8 +209,8 @@ fn bits_do_not_depend_on_what_else_is_trained() {
         for dropout in [0.0, 0.3] {
             let draw = Some(77);
             let whole = model(name, 2, &projections(), dropout);
-            let of = |model: &Model| Gradients::of_adapter(model.config(), &model.adapters()[0], |_| false);
-            let beside = Gradients::of_adapter(whole.config(), &whole.adapters()[0], |_| true);
+            let of = |model: &Model| Gradients::of_adapter(model, &model.adapters()[0], |_| false).unwrap();
+            let beside = Gradients::of_adapter(&whole, &whole.adapters()[0], |_| true).unwrap();
             let expected = gradients(&whole, &data, beside, Recompute::None, draw);
             let single = model(name, 1, &projections(), dropout);
             for (what, model, recompute) in [
@@ -220,13 +220,13 @@ fn bits_do_not_depend_on_what_else_is_trained() {
                 ("one thread", &single, Recompute::None),
             ] {
                 for (id, gradient) in gradients(model, &data, of(model), recompute, draw).iter() {
-                    assert_eq!(gradient, expected.get(id).unwrap(), "{name}: {what}: {id}");
+                    assert_eq!(gradient.host(), expected.get(id).unwrap().host(), "{name}: {what}: {id}");
                 }
             }
             // The same values, trained at the upper places alone.
             for lowest in [Place::Layer(1, Part::V), Place::Layer(1, Part::Up), Place::Layer(2, Part::Down)] {
                 let mut upper = model(name, 2, &projections(), dropout);
-                let mut frozen = upper.adapters()[0].clone();
+                let mut frozen = upper.adapters()[0].copy().unwrap();
                 upper.adapters_mut()[0].parts.retain(|place, _| *place >= lowest);
                 frozen.parts.retain(|place, _| *place < lowest);
                 if dropout == 0.0 {
@@ -235,7 +235,11 @@ fn bits_do_not_depend_on_what_else_is_trained() {
                         let found = gradients(&upper, &data, of(&upper), recompute, draw);
                         assert!(found.iter().count() > 0);
                         for (id, gradient) in found.iter() {
-                            assert_eq!(gradient, expected.get(id).unwrap(), "{name}: from {lowest:?}: {id}");
+                            assert_eq!(
+                                gradient.host(),
+                                expected.get(id).unwrap().host(),
+                                "{name}: from {lowest:?}: {id}"
+                            );
                         }
                     }
                 }
@@ -250,15 +254,17 @@ fn dropout_is_in_the_gradient() {
     let data = Data::new();
     for name in families() {
         let mut model = model(name, 2, &projections(), 0.4);
-        let of = Gradients::of_adapter(model.config(), &model.adapters()[0], |_| false);
+        let of = Gradients::of_adapter(&model, &model.adapters()[0], |_| false).unwrap();
         let gradients = gradients(&model, &data, of, Recompute::None, Some(4));
-        let norm = gradients.iter().flat_map(|(_, g)| g).map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+        let norm = gradients.iter().flat_map(|(_, g)| g.host()).map(|g| f64::from(g * g)).sum::<f64>().sqrt();
         let mut training = Training::new(Recompute::None, CacheType::F32);
         training.set_draw(Some(4));
         let mut loss_at = |step: f64| -> f64 {
             for (id, parameter) in model.adapters_mut()[0].parameters_mut() {
                 let Parameter::Matrix(matrix) = parameter else { continue };
-                for (w, g) in matrix.values_mut().unwrap().iter_mut().zip(gradients.get(id).unwrap()) {
+                for (w, g) in
+                    matrix.host_mut().values_mut().unwrap().iter_mut().zip(gradients.get(id).unwrap().host())
+                {
                     *w += (step * f64::from(*g) / norm) as f32;
                 }
             }
@@ -280,9 +286,9 @@ fn training_has_the_bits_of_generation() {
         for dtype in [DType::F32, DType::BF16] {
             let mut model = model(name, 2, &[Part::Q, Part::V, Part::Down], 0.3);
             let (weights, pool) = model.weights_mut();
-            weights.convert(pool, dtype, |_, _| true);
+            weights.convert(pool, dtype, |_, _| true).unwrap();
             let all = Training::new(Recompute::None, CacheType::F32).logits(&model, &data.batch()).unwrap();
-            let mut cache = model.new_cache(64, CacheType::F32);
+            let mut cache = model.new_cache(64, CacheType::F32).unwrap();
             let mut scratch = Scratch::default();
             for (i, token) in data.tokens[..19].iter().enumerate() {
                 let chunk = Chunk { tokens: &[*token], cache: &mut cache, logits: Rows::Last };

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wootz_formats::{Checkpoint, Metadata, TensorSpec, gguf};
-use wootz_kernels::{DType, Matrix, Pool, Precision, quant};
+use wootz_kernels::exec::Weight;
+use wootz_kernels::{DType, Pool, Precision, quant};
 use wootz_model::adapter::{self, Base};
 use wootz_model::compare::{Comparison, compare, logits};
 use wootz_model::load::LoadOptions;
@@ -111,13 +112,13 @@ fn a_merged_model_is_its_base_with_the_adapter() {
                     continue;
                 }
                 adapter.strength = strength;
-                let adapters = [adapter.clone()];
+                let adapters = [adapter.copy().unwrap()];
                 let merged = Merged::new(base.config(), base.weights(), &adapters).unwrap();
                 let folder = Folder::new();
                 let out = folder.0.join(name);
                 save_as(&out, &base, &merged, merged.config(), format);
                 let mut with = load(&path);
-                with.put_on(adapter.clone()).unwrap();
+                with.put_on(adapter.copy().unwrap()).unwrap();
                 let found = apart(&with, &load(&out));
                 println!("{} at {strength} as {format}: {found}", of.display());
                 assert!(found.largest < 1e-8 && found.same_top == 1.0, "{}: {found}", of.display());
@@ -133,7 +134,7 @@ fn a_merged_model_is_its_base_with_the_adapter() {
 fn no_strength_is_no_change_and_two_halves_are_a_whole() {
     let base = load(&fixtures().join("llama-micro"));
     let adapter = read(&fixtures().join("llama-micro/lora/trained"), &base);
-    let at = |strength: f32| Adapter { strength, ..adapter.clone() };
+    let at = |strength: f32| Adapter { strength, ..adapter.copy().unwrap() };
     let values = |adapters: &[Adapter]| {
         let merged = Merged::new(base.config(), base.weights(), adapters).unwrap();
         let mut out = Vec::new();
@@ -206,7 +207,7 @@ fn a_quantised_base_keeps_its_types_and_what_is_not_changed() {
         assert_eq!(changed, if model == "gpt2-micro" { places - fused } else { places });
 
         let mut with = load(&base);
-        with.put_on(adapter.clone()).unwrap();
+        with.put_on(adapter.copy().unwrap()).unwrap();
         let found = apart(&with, &load(&out));
         println!("{model}: {found}");
         // Half a step of 8 bits more than the base has, and no more.
@@ -237,7 +238,7 @@ fn blocks_of_many_scales_are_rounded_again() {
         for lora in adapter.parts.values_mut() {
             let (rows, cols) = (lora.b.rows(), lora.b.cols());
             let b: Vec<f32> = (0..rows * cols).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect();
-            lora.b = Matrix::from_f32(&Pool::new(1), [rows, cols], &b);
+            lora.b = Weight::from_f32(&Pool::new(1), [rows, cols], &b);
         }
         let out = folder.0.join(format!("{}.gguf", name.replace('/', "-")));
         merge_again(&base, &out, std::slice::from_ref(&adapter)).unwrap_or_else(|e| panic!("{e:#}"));

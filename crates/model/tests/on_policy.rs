@@ -34,7 +34,7 @@ fn families(threads: usize, dtype: DType) -> Vec<(String, Model)> {
     let load = |folder: &PathBuf| {
         let mut model = Model::load(folder, &LoadOptions { precision: Precision::F32, threads }).unwrap();
         let (weights, pool) = model.weights_mut();
-        weights.convert(pool, dtype, |_, _| true);
+        weights.convert(pool, dtype, |_, _| true).unwrap();
         (format!("{} {dtype:?}", folder.display()), model)
     };
     folders.iter().map(load).collect()
@@ -72,7 +72,7 @@ fn adapt(model: &mut Model) {
     for (_, parameter) in adapter.parameters_mut() {
         let Parameter::Matrix(matrix) = parameter else { panic!("adapters are matrices") };
         let (rows, cols) = (matrix.rows(), matrix.cols());
-        let values = matrix.values_mut().unwrap();
+        let values = matrix.host_mut().values_mut().unwrap();
         (0..rows * cols).for_each(|i| values[panels::index(cols, i / cols, i % cols)] = 0.05 * rng.normal());
     }
     model.put_on(adapter).unwrap();
@@ -143,7 +143,7 @@ fn replay(
     (size, backward): (usize, bool),
 ) -> Vec<f32> {
     let mut training = Training::new(Recompute::None, cache);
-    let mut gradients = Gradients::of_adapter(model.config(), &model.adapters()[0], |_| false);
+    let mut gradients = Gradients::of_adapter(model, &model.adapters()[0], |_| false).unwrap();
     let mut found = Vec::new();
     for sequences in sequences.chunks(size) {
         let (mut tokens, mut targets, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
@@ -157,12 +157,8 @@ fn replay(
             kept.extend((0..unlearnt).map(|_| None).chain(drawn.iter().map(|drawn| drawn.kept.as_ref())));
         }
         let batch = Batch { tokens: &tokens, targets: &targets, lengths: &lengths };
-        let leave_out = |row: usize, z: &mut [f32]| {
-            if let Some(kept) = kept[row] {
-                kept.leave_out_others(z);
-            }
-        };
-        let drawn = Distribution { scale, left_out: Some(&leave_out) };
+        let kept = |row: usize| kept[row];
+        let drawn = Distribution { scale, kept: Some(&kept) };
         let losses = match backward {
             true => {
                 let weight = |_: usize, loss: f32| 0.1 * loss;
@@ -172,7 +168,10 @@ fn replay(
         };
         let learnt = losses.unwrap().iter().zip(&targets).filter(|(_, target)| **target >= 0);
         found.extend(learnt.map(|(loss, _)| -loss));
-        assert!(!backward || gradients.iter().all(|(_, values)| values.iter().all(|g| g.is_finite())));
+        assert!(
+            !backward
+                || gradients.iter().all(|(_, values)| values.read().unwrap().iter().all(|g| g.is_finite()))
+        );
     }
     found
 }

@@ -218,7 +218,7 @@ fn logits(outputs: &mut Vec<(String, Value)>, seq: usize) -> Vec<f32> {
 fn own_logits(model: &Model, tokens: &[u32], batch: usize) -> Vec<f32> {
     let mut scratch = Scratch::default();
     let seq = tokens.len() / batch;
-    let mut caches: Vec<_> = (0..batch).map(|_| model.new_cache(seq, CacheType::F32)).collect();
+    let mut caches: Vec<_> = (0..batch).map(|_| model.new_cache(seq, CacheType::F32).unwrap()).collect();
     let chunks = tokens.chunks(seq).zip(&mut caches);
     let mut chunks: Vec<Chunk> =
         chunks.map(|(tokens, cache)| Chunk { tokens, cache, logits: Rows::All }).collect();
@@ -439,7 +439,7 @@ fn adapters_are_merged_into_the_graph() {
         let before = own_logits(&model, &tokens, 1);
         let base = Base { architecture: model.architecture(), config: model.config() };
         let adapter = adapter::read(&path.join("lora/trained"), &base, &Pool::new(1)).unwrap();
-        let adapters = [adapter.clone()];
+        let adapters = [adapter.copy().unwrap()];
         let merged = Merged::new(model.config(), model.weights(), &adapters).unwrap();
         let found = Graph::of(merged.config(), &merged, OnnxGraph::Plain).plain(&tokens, 1);
         model.put_on(adapter).unwrap();

@@ -2,9 +2,12 @@
 //!
 //! Cases are found: every folder with a `golden.safetensors` under `$WOOTZ_FIXTURES` (default `tests/fixtures`).
 
+mod gpu;
+
 use std::path::{Path, PathBuf};
 use wootz_formats::{Checkpoint, TensorView};
 use wootz_kernels::Precision;
+use wootz_kernels::device::Accelerator;
 use wootz_kernels::ops::attention::CacheType;
 use wootz_kernels::ops::softmax::log_sum_exp;
 use wootz_model::load::LoadOptions;
@@ -50,7 +53,7 @@ fn f32s(view: &TensorView) -> Vec<f32> {
 /// Logits `[B, T, V]` of `ids` `[B][T]`.
 fn logits(model: &Model, ids: &[u32], seq: usize) -> Vec<f32> {
     let mut scratch = Scratch::default();
-    let mut caches: Vec<_> = ids.chunks(seq).map(|_| model.new_cache(seq, CacheType::F32)).collect();
+    let mut caches: Vec<_> = ids.chunks(seq).map(|_| model.new_cache(seq, CacheType::F32).unwrap()).collect();
     let mut chunks: Vec<Chunk> = ids
         .chunks(seq)
         .zip(&mut caches)
@@ -88,15 +91,35 @@ fn divergence(got: &[f32], want: &[f32], vocab: usize) -> f64 {
     rows.map(of).sum::<f64>() / count
 }
 
+/// On a GPU, or on the CPU.
+fn load_on(gpu: Option<&Accelerator>, path: &Path, precision: Precision) -> Model {
+    let mut model = load(path, precision);
+    if let Some(gpu) = gpu {
+        let all = model.config().n_layers();
+        model.place(gpu, all).unwrap();
+    }
+    model
+}
+
 #[test]
 fn parity_of_safetensors_logits_and_loss() {
+    safetensors_logits_and_loss(None);
+}
+
+#[test]
+fn parity_of_safetensors_logits_and_loss_on_a_gpu() {
+    let Some(gpu) = gpu::open() else { return };
+    safetensors_logits_and_loss(Some(&gpu));
+}
+
+fn safetensors_logits_and_loss(gpu: Option<&Accelerator>) {
     let mut seen = 0;
     for folder in cases().iter().filter(|f| f.join("config.json").is_file()) {
         let name = folder.display();
         let golden = Checkpoint::open(&folder.join("golden.safetensors")).unwrap();
         let ids = golden.tensor("input_ids").unwrap();
         let (seq, want) = (ids.shape[1], f32s(&golden.tensor("logits").unwrap()));
-        let model = load(folder, Precision::F32);
+        let model = load_on(gpu, folder, Precision::F32);
         let got = logits(&model, &i32s(&ids), seq);
         let error = relative_error(&got, &want);
         println!("{name}: logits off by {error:.1e}");
@@ -121,6 +144,16 @@ fn parity_of_safetensors_logits_and_loss() {
 
 #[test]
 fn parity_of_gguf_logits() {
+    gguf_logits(None);
+}
+
+#[test]
+fn parity_of_gguf_logits_on_a_gpu() {
+    let Some(gpu) = gpu::open() else { return };
+    gguf_logits(Some(&gpu));
+}
+
+fn gguf_logits(gpu: Option<&Accelerator>) {
     for folder in cases().iter().filter(|f| !f.join("config.json").is_file()) {
         let golden = Checkpoint::open(&folder.join("golden.safetensors")).unwrap();
         let ids = golden.tensor("input_ids").unwrap();
@@ -133,9 +166,9 @@ fn parity_of_gguf_logits() {
             let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
             let Some(want) = golden.tensor(&format!("logits.{stem}")) else { panic!("no logits of {stem}") };
             let want = f32s(&want);
-            let exact = logits(&load(&path, Precision::F32), &i32s(&ids), seq);
+            let exact = logits(&load_on(gpu, &path, Precision::F32), &i32s(&ids), seq);
             let error = relative_error(&exact, &want);
-            let native = load(&path, Precision::Native);
+            let native = load_on(gpu, &path, Precision::Native);
             let kl = divergence(&logits(&native, &i32s(&ids), seq), &want, native.config().vocab_size);
             println!("{}: exact off by {error:.1e}, native KL {kl:.1e} nats", path.display());
             assert!(error <= 2e-5, "{}: {error:e}", path.display());
@@ -189,7 +222,7 @@ fn bits_are_the_same_on_every_path() {
         let ids: Vec<u32> = (0..length as u32).map(|i| (i * i * 7 + 3 * i) % vocab as u32).collect();
         for kind in [CacheType::F16, CacheType::F32] {
             let run = |model: &Model, chunk: usize| -> Vec<f32> {
-                let mut cache = model.new_cache(length, kind);
+                let mut cache = model.new_cache(length, kind).unwrap();
                 let mut scratch = Scratch::default();
                 let mut all = Vec::new();
                 for tokens in ids.chunks(chunk) {
@@ -210,7 +243,7 @@ fn bits_are_the_same_on_every_path() {
             same(&run(&two, 64), "chunks of 64");
             // Eight sequences of mixed lengths, all prefixes of the same one, in steps of mixed sizes.
             let lengths: Vec<usize> = (1..=8).map(|i| length * i / 8).collect();
-            let mut caches: Vec<_> = lengths.iter().map(|_| two.new_cache(length, kind)).collect();
+            let mut caches: Vec<_> = lengths.iter().map(|_| two.new_cache(length, kind).unwrap()).collect();
             let mut scratch = Scratch::default();
             while caches.iter().zip(&lengths).any(|(cache, &len)| cache.len() < len) {
                 let mut expected = Vec::new();

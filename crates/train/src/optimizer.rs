@@ -7,14 +7,15 @@
 //! Matrices lie in panels, as their gradients do, so that an update goes from one end to the other.
 
 use std::collections::HashMap;
+use wootz_kernels::exec::{Exec, Moved, Values};
 use wootz_kernels::ops::adamw::AdamW;
 use wootz_kernels::ops::muon::{self, Muon, Scale};
 use wootz_kernels::ops::sgd::{Momentum, Sgd};
-use wootz_kernels::{Buffer, DType, Pool, panels};
+use wootz_kernels::{DType, panels};
 use wootz_model::lora::Adapter;
 use wootz_model::names::{Kind, Place, TensorId, canonical};
 use wootz_model::weights::Parameter;
-use wootz_model::{Gradients, Model};
+use wootz_model::{Gradients, Model, Result};
 
 /// Which rule moves the weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,9 +70,9 @@ struct State {
     id: TensorId,
     shape: Vec<usize>,
     /// First and second moment; empty where the rule has none.
-    moments: [Buffer<f32>; 2],
+    moments: [Values; 2],
     /// The weights in f32; empty where the model has them so.
-    master: Buffer<f32>,
+    master: Values,
 }
 
 /// The optimiser of a model's trained tensors.
@@ -94,35 +95,48 @@ pub enum Array {
 impl Optimizer {
     /// Moments of zero for every tensor that has a gradient. The matrices among them become `dtype`, but for an adapter's;
     /// where that is not f32, the optimiser keeps their values. What has no gradient stays as it is.
-    pub fn new(options: Options, model: &mut Model, gradients: &Gradients, dtype: DType) -> Optimizer {
+    /// Everything is kept where its tensor is.
+    ///
+    /// # Errors
+    /// A device without memory.
+    pub fn new(
+        options: Options,
+        model: &mut Model,
+        gradients: &Gradients,
+        dtype: DType,
+    ) -> Result<Optimizer> {
         let mut shapes: HashMap<TensorId, Vec<usize>> = canonical(model.config()).into_iter().collect();
         shapes.extend(model.adapters().first().into_iter().flat_map(Adapter::tensors));
         let is_trained = |place| gradients.get(TensorId::weight(place)).is_some();
         let (weights, pool) = model.weights_mut();
-        weights.convert(pool, DType::F32, |place, _| is_trained(place));
+        weights.convert(pool, DType::F32, |place, _| is_trained(place))?;
         let mut tensors = Vec::new();
         let (parameters, pool) = model.parameters_mut();
         for (id, parameter) in parameters {
             let Some(gradient) = gradients.get(id) else { continue };
-            let len = |wanted: bool| if wanted { gradient.len() } else { 0 };
+            let exec = Exec { pool, gpu: gradient.owner() };
+            let shape = shapes.get(&id).cloned().unwrap_or_default();
+            let zeros = |wanted: bool| match wanted {
+                true => Values::zeroed(exec, &shape),
+                false => Ok(Values::none()),
+            };
             let (first, second) = match options.rule {
                 Rule::AdamW(_) => (true, true),
                 Rule::Sgd(momentum) => (momentum.is_some(), false),
                 Rule::Muon { .. } => (true, !is_for_muon(id)),
             };
-            let mut master = Buffer::zeroed(len(dtype != DType::F32 && is_product(id)));
-            if let Parameter::Matrix(matrix) = parameter
-                && !master.is_empty()
-            {
-                matrix.decode(pool, &mut master);
-            }
-            let moments = [Buffer::zeroed(len(first)), Buffer::zeroed(len(second))];
-            let shape = shapes.get(&id).cloned().unwrap_or_default();
+            let master = match parameter {
+                Parameter::Matrix(matrix) if dtype != DType::F32 && is_product(id) => {
+                    Values::of(exec, matrix)?
+                }
+                Parameter::Matrix(_) | Parameter::Vector(_) => Values::none(),
+            };
+            let moments = [zeros(first)?, zeros(second)?];
             tensors.push(State { id, shape, moments, master });
         }
         let (weights, pool) = model.weights_mut();
-        weights.convert(pool, dtype, |place, _| is_trained(place));
-        Optimizer { options, tensors, steps: 0, muon: muon::Scratch::default() }
+        weights.convert(pool, dtype, |place, _| is_trained(place))?;
+        Ok(Optimizer { options, tensors, steps: 0, muon: muon::Scratch::default() })
     }
 
     /// Bytes that [`Optimizer::new`] takes for a model whose products are in `dtype`: moments, and master weights.
@@ -157,7 +171,10 @@ impl Optimizer {
     }
 
     /// Moves every weight by its gradient, times `grad_scale`.
-    pub fn step(&mut self, model: &mut Model, gradients: &Gradients, lr: f64, grad_scale: f32) {
+    ///
+    /// # Errors
+    /// What a device meets; the weights are not to be used then.
+    pub fn step(&mut self, model: &mut Model, gradients: &Gradients, lr: f64, grad_scale: f32) -> Result<()> {
         self.steps += 1;
         let Options { rule, weight_decay, decay } = self.options;
         let (parameters, pool) = model.parameters_mut();
@@ -167,25 +184,26 @@ impl Optimizer {
             let decays = decay == Decay::All || state.shape.len() == 2;
             let weight_decay = if decays { weight_decay } else { 0.0 };
             let update = Update { rule, lr, weight_decay, step: self.steps, grad_scale };
+            let exec = Exec { pool, gpu: g.owner() };
             match parameter {
-                Parameter::Vector(w) => update.run(pool, state, w, g, &mut self.muon),
+                Parameter::Vector(w) => update.run(exec, state, Moved::Floats(w), g, &mut self.muon)?,
+                Parameter::Matrix(matrix) if matrix.dtype() == DType::F32 => {
+                    update.run(exec, state, Moved::Weight(matrix), g, &mut self.muon)?;
+                }
                 Parameter::Matrix(matrix) => {
-                    if let Some(w) = matrix.values_mut() {
-                        update.run(pool, state, w, g, &mut self.muon);
-                        continue;
-                    }
-                    let mut master = std::mem::replace(&mut state.master, Buffer::zeroed(0));
-                    update.run(pool, state, &mut master, g, &mut self.muon);
-                    matrix.set(pool, &master);
+                    let mut master = std::mem::replace(&mut state.master, Values::none());
+                    update.run(exec, state, Moved::Values(&mut master), g, &mut self.muon)?;
+                    exec.round(matrix, &master)?;
                     state.master = master;
                 }
             }
         }
+        Ok(())
     }
 
     /// The moments, in one order, with their tensors: matrices in panels.
-    pub fn moments(&mut self) -> Vec<(TensorId, Array, &mut [f32])> {
-        let mut all: Vec<(TensorId, Array, &mut [f32])> = Vec::new();
+    pub fn moments(&mut self) -> Vec<(TensorId, Array, &mut Values)> {
+        let mut all: Vec<(TensorId, Array, &mut Values)> = Vec::new();
         for State { id, moments: [m, v], .. } in &mut self.tensors {
             for (array, values) in [(Array::M, m), (Array::V, v)] {
                 if !values.is_empty() {
@@ -198,9 +216,9 @@ impl Optimizer {
 
     /// The weights that are kept in f32 because the model has them in fewer bits: matrices, with their columns and their
     /// panels.
-    pub fn masters(&self) -> impl Iterator<Item = (TensorId, usize, &[f32])> {
+    pub fn masters(&self) -> impl Iterator<Item = (TensorId, usize, &Values)> {
         let kept = self.tensors.iter().filter(|state| !state.master.is_empty());
-        kept.map(|state| (state.id, state.shape.last().copied().unwrap_or(1), &state.master[..]))
+        kept.map(|state| (state.id, state.shape.last().copied().unwrap_or(1), &state.master))
     }
 }
 
@@ -216,29 +234,30 @@ struct Update {
 impl Update {
     fn run(
         &self,
-        pool: &Pool,
+        exec: Exec,
         State { id, shape, moments: [m, v], .. }: &mut State,
-        w: &mut [f32],
-        g: &[f32],
+        w: Moved,
+        g: &Values,
         scratch: &mut muon::Scratch,
-    ) {
+    ) -> Result<()> {
         let &Update { rule, lr, weight_decay, step, grad_scale } = self;
         let adamw = |adam: Adam| {
             let Adam { beta1, beta2, eps } = adam;
             AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale }
         };
         match rule {
-            Rule::AdamW(adam) => adamw(adam).update(pool, w, g, m, v),
-            Rule::Sgd(momentum) => Sgd { lr, momentum, weight_decay, grad_scale }.update(pool, w, g, m),
+            Rule::AdamW(adam) => exec.adamw(adamw(adam), w, g, m, v)?,
+            Rule::Sgd(momentum) => exec.sgd(Sgd { lr, momentum, weight_decay, grad_scale }, w, g, m)?,
             Rule::Muon { momentum, adam } => match shape[..] {
                 [rows, cols] if is_for_muon(*id) => {
                     let scale = Scale::LikeAdam;
                     let muon = Muon { lr, momentum, weight_decay, scale, grad_scale };
-                    muon.update(pool, [rows, cols], w, g, m, scratch);
+                    exec.muon(muon, [rows, cols], w, g, m, scratch)?;
                 }
-                _ => adamw(adam).update(pool, w, g, m, v),
+                _ => exec.adamw(adamw(adam), w, g, m, v)?,
             },
         }
+        Ok(())
     }
 }
 

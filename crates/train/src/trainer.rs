@@ -10,9 +10,9 @@
 use crate::loss_scale::LossScale;
 use crate::optimizer::{Optimizer, Options};
 use std::collections::HashMap;
+use wootz_kernels::exec::{Exec, Values};
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::CacheType;
-use wootz_kernels::ops::grad_norm::{is_all_zero, sum_of_squares};
 use wootz_kernels::rng::Rng;
 use wootz_kernels::{DType, panels};
 use wootz_model::generate::Kept;
@@ -140,6 +140,9 @@ pub enum Refused {
 
 impl Trainer {
     /// Takes over a model. Matrices that are trained take on the wanted format, but for an adapter's, which stay in f32.
+    ///
+    /// # Errors
+    /// A device without memory.
     pub fn new(
         mut model: Model,
         options: Options,
@@ -147,21 +150,22 @@ impl Trainer {
         recompute: Recompute,
         clip: Option<f64>,
         trained: Trained,
-    ) -> Trainer {
+    ) -> Result<Trainer> {
         let gradients = match trained {
-            Trained::All => Gradients::new(model.config(), |_| true),
+            Trained::All => Gradients::new(&model, |_| true)?,
             Trained::Adapter { beside } => {
                 let is_beside = |place: Place| beside.contains(&place);
                 match model.adapters().first() {
-                    Some(adapter) => Gradients::of_adapter(model.config(), adapter, is_beside),
-                    None => Gradients::new(model.config(), is_beside),
+                    Some(adapter) => Gradients::of_adapter(&model, adapter, is_beside)?,
+                    None => Gradients::new(&model, is_beside)?,
                 }
             }
         };
-        let optimizer = Optimizer::new(options, &mut model, &gradients, format.dtype());
+        let optimizer = Optimizer::new(options, &mut model, &gradients, format.dtype())?;
         let training = Training::new(recompute, CacheType::F32);
         let loss_scale = (format == Format::F16).then(LossScale::default);
-        Trainer { model, optimizer, loss_scale, training, gradients, clip, draw: None, sums: Vec::new() }
+        let (draw, sums) = (None, Vec::new());
+        Ok(Trainer { model, optimizer, loss_scale, training, gradients, clip, draw, sums })
     }
 
     /// One step over the batches together, as if they were one: the loss is the mean over all of their targets.
@@ -171,7 +175,7 @@ impl Trainer {
     pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<Step> {
         let step = self.measure(batches)?;
         if step.refused.is_none() {
-            self.update(&step, lr);
+            self.update(&step, lr)?;
         }
         Ok(step)
     }
@@ -198,12 +202,8 @@ impl Trainer {
             self.training.set_draw(self.draw.map(|draw| Rng::new(draw, i as u64).next()));
             let of: &dyn Objective = objective;
             let weight = |row: usize, loss: f32| scale * of.weight(i, row, loss);
-            let leave_out = |row: usize, z: &mut [f32]| {
-                if let Some(kept) = of.kept(i, row) {
-                    kept.leave_out_others(z);
-                }
-            };
-            let drawn = Distribution { scale: of.scale(), left_out: Some(&leave_out) };
+            let kept = |row: usize| of.kept(i, row);
+            let drawn = Distribution { scale: of.scale(), kept: Some(&kept) };
             let (model, gradients) = (&self.model, &mut self.gradients);
             self.training.gradients_under(model, batch, &drawn, &weight, gradients, write)?;
             loss += objective.value(i, self.training.losses(), self.training.entropies());
@@ -214,8 +214,8 @@ impl Trainer {
             0 => Some(Refused::NoTargets),
             _ => (!loss.is_finite()).then_some(Refused::Loss),
         };
-        for (id, gradient) in self.gradients.iter() {
-            let sum = sum_of_squares(self.model.pool(), gradient, &mut self.sums);
+        let sums = self.sums_of_squares()?;
+        for ((id, _), sum) in self.gradients.iter().zip(sums) {
             if !sum.is_finite() && refused.is_none() {
                 refused = Some(Refused::Gradient(id));
             }
@@ -241,16 +241,26 @@ impl Trainer {
         Ok(())
     }
 
+    fn sums_of_squares(&mut self) -> Result<Vec<f64>> {
+        let exec = Exec { pool: self.model.pool(), gpu: self.model.gpu() };
+        let all = self.gradients.iter().map(|(_, gradient)| gradient);
+        Ok(exec.sums_of_squares(all, &mut self.sums)?)
+    }
+
     /// The second half: the weights move by the gradients that were measured last.
-    pub fn update(&mut self, measured: &Step, lr: f64) {
+    ///
+    /// # Errors
+    /// What a device meets; the weights are not to be used then.
+    pub fn update(&mut self, measured: &Step, lr: f64) -> Result<()> {
         // PyTorch adds a millionth, so that a gradient of zero divides.
         let scale = self.clip.map_or(1.0, |clip| (clip / (measured.grad_norm + 1e-6)).min(1.0));
         let loss_scale = self.loss_scale.map_or(1.0, LossScale::value);
-        self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32 / loss_scale);
-        self.model.measure_adapters();
+        self.optimizer.step(&mut self.model, &self.gradients, lr, scale as f32 / loss_scale)?;
+        self.model.measure_adapters()?;
         if let Some(loss_scale) = &mut self.loss_scale {
             loss_scale.fits();
         }
+        Ok(())
     }
 
     /// What dropout leaves out of the next step, as a function of this number; `None` for nothing.
@@ -280,12 +290,8 @@ impl Trainer {
     /// # Errors
     /// A batch that the model cannot take.
     pub fn losses_by(&mut self, batch: &Batch, at: usize, objective: &dyn Objective) -> Result<&[f32]> {
-        let leave_out = |row: usize, z: &mut [f32]| {
-            if let Some(kept) = objective.kept(at, row) {
-                kept.leave_out_others(z);
-            }
-        };
-        let drawn = Distribution { scale: objective.scale(), left_out: Some(&leave_out) };
+        let kept = |row: usize| objective.kept(at, row);
+        let drawn = Distribution { scale: objective.scale(), kept: Some(&kept) };
         self.training.loss_under(&self.model, batch, &drawn)
     }
 
@@ -308,10 +314,14 @@ impl Trainer {
     }
 
     /// Tensors that got a gradient other than zero in the last step, and those that did not.
-    pub fn received(&self) -> (usize, Vec<TensorId>) {
-        let (zero, other): (Vec<_>, Vec<_>) =
-            self.gradients.iter().partition(|(_, gradient)| is_all_zero(gradient));
-        (other.len(), zero.into_iter().map(|(id, _)| id).collect())
+    ///
+    /// # Errors
+    /// What a device meets.
+    pub fn received(&mut self) -> Result<(usize, Vec<TensorId>)> {
+        let sums = self.sums_of_squares()?;
+        let all = self.gradients.iter().zip(sums);
+        let (zero, other): (Vec<_>, Vec<_>) = all.partition(|(_, sum)| *sum == 0.0);
+        Ok((other.len(), zero.into_iter().map(|((id, _), _)| id).collect()))
     }
 }
 
@@ -324,13 +334,14 @@ fn count(batch: &Batch) -> usize {
 pub struct TrainedWeights<'a> {
     model: &'a Model,
     /// Columns, and panels.
-    masters: HashMap<TensorId, (usize, &'a [f32])>,
+    masters: HashMap<TensorId, (usize, &'a Values)>,
 }
 
 impl Tensors for TrainedWeights<'_> {
     fn read(&self, id: TensorId, out: &mut Vec<f32>) -> Result<()> {
         self.model.weights().read(id, out)?;
         let Some((cols, master)) = self.masters.get(&id) else { return Ok(()) };
+        let master = master.read()?;
         // A matrix, of which the model has the rounded values: the same element, from the panels.
         for (i, value) in out.iter_mut().enumerate() {
             *value = master[panels::index(*cols, i / cols, i % cols)];

@@ -2,10 +2,14 @@
 //!
 //! Cases are found: every folder under `$WOOTZ_FIXTURES` (default `tests/fixtures`) with `grpo/golden.json`.
 
+#[path = "../../model/tests/gpu/mod.rs"]
+mod gpu;
+
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use wootz_formats::Checkpoint;
+use wootz_kernels::device::Accelerator;
 use wootz_kernels::{Precision, panels};
 use wootz_model::adapter::{self, Base};
 use wootz_model::load::LoadOptions;
@@ -46,7 +50,7 @@ fn policy(folder: &Path) -> Model {
 fn trainer(model: Model, rule: Rule) -> Trainer {
     let options = Options { rule, weight_decay: 0.0, decay: Decay::Matrices };
     let trained = Trained::Adapter { beside: vec![] };
-    let mut trainer = Trainer::new(model, options, Format::F32, Recompute::None, None, trained);
+    let mut trainer = Trainer::new(model, options, Format::F32, Recompute::None, None, trained).unwrap();
     trainer.measure_entropies();
     trainer
 }
@@ -131,6 +135,16 @@ fn adam() -> Rule {
 
 #[test]
 fn parity_of_losses_and_gradients() {
+    losses_and_gradients(None);
+}
+
+#[test]
+fn parity_of_losses_and_gradients_on_a_gpu() {
+    let Some(gpu) = gpu::open() else { return };
+    losses_and_gradients(Some(&gpu));
+}
+
+fn losses_and_gradients(gpu: Option<&Accelerator>) {
     let folders = folders();
     assert!(!folders.is_empty() || std::env::var_os("WOOTZ_FIXTURES").is_some(), "no cases");
     for folder in folders {
@@ -150,7 +164,11 @@ fn parity_of_losses_and_gradients() {
             let what = format!("{} {name}", folder.display());
             let completions = golden.completions(&advantages(&rewards, scale)[0]);
             let update = Update::new(completions.clone(), golden.rules(form, 4));
-            let mut trainer = trainer(policy(&folder), adam());
+            let mut model = policy(&folder);
+            if let Some(gpu) = gpu {
+                model.place(gpu, usize::MAX).unwrap();
+            }
+            let mut trainer = trainer(model, adam());
 
             let (logps, width) =
                 (golden.floats("logps"), golden.json["max_completion_length"].as_u64().unwrap());
@@ -175,6 +193,7 @@ fn parity_of_losses_and_gradients() {
 
             let mut compared = 0;
             for (id, values) in trainer.gradients().iter() {
+                let values = values.read().unwrap();
                 let name = format!("{name}.grad.{}", peft(id));
                 let cols = golden.tensors.tensor(&name).unwrap_or_else(|| panic!("{name}")).shape[1];
                 let expected = golden.floats(&name);
@@ -210,7 +229,7 @@ fn adapter_values(model: &mut Model) -> BTreeMap<String, Vec<f32>> {
         let Parameter::Matrix(matrix) = parameter else { panic!("{id} is a matrix") };
         let (rows, cols) = (matrix.rows(), matrix.cols());
         let mut decoded = vec![0.0; panels::len([rows, cols])];
-        matrix.decode(pool, &mut decoded);
+        matrix.host().decode(pool, &mut decoded);
         let values = (0..rows * cols).map(|i| decoded[panels::index(cols, i / cols, i % cols)]);
         (peft(id), values.collect())
     });
@@ -235,7 +254,7 @@ fn parity_of_an_accurate_step() {
         let rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.999, eps });
         let mut trainer = trainer(policy(&folder), rule);
         let (step, _) = update.measure(&mut trainer, false).unwrap();
-        trainer.update(&step, lr);
+        trainer.update(&step, lr).unwrap();
 
         let after = adapter_values(&mut trainer.model);
         assert!(before.len() >= 4 && before.keys().eq(after.keys()), "{}", folder.display());
@@ -269,7 +288,7 @@ fn gradients_are_slopes_of_the_loss() {
         // A step of plain gradient descent goes down by lr · |gradient|².
         let lr = 2e-4 / at.grad_norm;
         let norm = at.grad_norm;
-        trainer.update(&at, lr);
+        trainer.update(&at, lr).unwrap();
         let (after, _) = update.measure(&mut trainer, false).unwrap();
         let middle = (norm * norm + after.grad_norm * norm) / 2.0;
         let slope = (at.loss - after.loss) / lr;

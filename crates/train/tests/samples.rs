@@ -35,7 +35,7 @@ fn trainer(folder: &Path, format: Format) -> Trainer {
     let options = Options { rule, weight_decay: 0.0, decay: Decay::Matrices };
     let load = LoadOptions { precision: Precision::F32, threads: 2 };
     let model = Model::load(folder, &load).unwrap_or_else(|error| panic!("{error:#}"));
-    Trainer::new(model, options, format, Recompute::None, None, Trained::All)
+    Trainer::new(model, options, format, Recompute::None, None, Trained::All).unwrap()
 }
 
 fn options() -> ReadOptions {
@@ -70,7 +70,8 @@ fn three(folder: &Path) -> Samples {
 
 /// Gradients by tensor, in one row.
 fn gradients(trainer: &Trainer) -> Vec<f64> {
-    trainer.gradients().iter().flat_map(|(_, values)| values.iter().map(|&v| f64::from(v))).collect()
+    let all = trainer.gradients().iter().flat_map(|(_, values)| values.read().unwrap().into_owned());
+    all.map(f64::from).collect()
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn trainer(args: &GrpoBenchArgs, threads: usize) -> Result<Trainer> {
     let precision = if exact { Precision::F32 } else { Precision::Native };
     let mut model = Model::load(&path, &LoadOptions { precision, threads })?;
     if !exact {
-        tuning::convert(&mut model, args.dtype.format());
+        tuning::convert(&mut model, args.dtype.format())?;
     }
     let options = LoraOptions {
         rank: args.lora_rank as usize,
@@ -159,7 +159,7 @@ fn trainer(args: &GrpoBenchArgs, threads: usize) -> Result<Trainer> {
     let rule = Rule::AdamW(Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
     let options = Options { rule, weight_decay: 0.0, decay: Decay::Matrices };
     let trained = Trained::Adapter { beside: Vec::new() };
-    let mut trainer = Trainer::new(model, options, args.dtype.format(), Recompute::None, Some(1.0), trained);
+    let mut trainer = Trainer::new(model, options, args.dtype.format(), Recompute::None, Some(1.0), trained)?;
     trainer.measure_entropies();
     Ok(trainer)
 }
@@ -201,7 +201,7 @@ fn one_step(
         );
     }
     let gradients = lap();
-    trainer.update(&measured, 1e-4);
+    trainer.update(&measured, 1e-4)?;
     Ok(Times { answers: answers_time, reference, gradients, update: lap() })
 }
 

@@ -1,13 +1,18 @@
 //! `wootz bench`: this machine's peaks, kernels as a share of them, and whole models.
 
+mod device;
 mod grpo;
+mod soak;
 mod train;
 
+use super::device::DeviceArgs;
 use super::flags;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::Instant;
+use wootz_kernels::device::Gpu;
+use wootz_kernels::device::peak::DevicePeaks;
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::{self, Attention, CacheType, LayerCache, Segment};
 use wootz_kernels::ops::matmul::{Inputs, Product, matmul};
@@ -55,6 +60,11 @@ pub struct BenchArgs {
     kv: flags::CacheArg,
     #[command(flatten)]
     adapters: flags::AdapterArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Fail unless the GPU decodes at least X times as fast as the CPU, which is measured after it
+    #[arg(long, value_name = "X", value_parser = factor)]
+    gate: Option<f64>,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -69,6 +79,8 @@ enum Action {
     Sft(train::SftBenchArgs),
     /// Steps of reinforcement with an adapter, and where their time goes
     Grpo(grpo::GrpoBenchArgs),
+    /// The same generation again and again: answers must be equal, and memory must not grow
+    Soak(Box<soak::SoakArgs>),
 }
 
 /// Runs the command.
@@ -77,12 +89,16 @@ pub fn run(args: BenchArgs) -> Result<()> {
         Some(Action::Train(args)) => return train::run(args),
         Some(Action::Sft(args)) => return train::run_sft(args),
         Some(Action::Grpo(args)) => return grpo::run(args),
+        Some(Action::Soak(args)) => return soak::run(args),
         None => {}
     }
     let threads = args.threads.unwrap_or_else(pool::default_threads).max(1);
     match &args.model {
         Some(_) => bench_model(&args, threads),
-        None => bench_machine(&args, threads),
+        None => match args.device.open()? {
+            Some(gpu) => device::run(&gpu, args.json),
+            None => bench_machine(&args, threads),
+        },
     }
 }
 
@@ -98,116 +114,195 @@ fn time(repeat: u32, mut run: impl FnMut() -> Result<f64>) -> Result<(f64, f64)>
     Ok((seconds[seconds.len() / 2], seconds[0]))
 }
 
+fn load_model(args: &BenchArgs, path: &Path, threads: usize) -> Result<Model> {
+    let options = LoadOptions { precision: args.dtype.precision(), threads };
+    flags::load(path, &options, args.quantize)
+}
+
 fn bench_model(args: &BenchArgs, threads: usize) -> Result<()> {
     let path = crate::model_arg::resolve(args.model.as_deref())?;
     let start = Instant::now();
-    let options = LoadOptions { precision: args.dtype.precision(), threads };
-    let mut model = flags::load(Path::new(&path), &options, args.quantize)?;
+    let mut model = load_model(args, &path, threads)?;
+    args.device.place(&mut model)?;
     args.adapters.put_on(&mut model)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let vocab = model.config().vocab_size as u32;
-    let (prompt, generate, depth, batch) =
-        (args.prompt as usize, args.generate as usize, args.depth as usize, args.batch as usize);
-    let total = depth + prompt + generate;
-    if model.config().positions == wootz_model::config::Positions::Learned && total > model.config().max_seq {
-        bail!(
-            "{total} tokens were asked for, and the model's position table ends at {}",
-            model.config().max_seq
-        );
-    }
-    // Ids that every vocabulary of more than a few hundred tokens has, and that are no special tokens.
-    let ids: Vec<u32> = (0..depth + prompt).map(|i| (100 + i as u32 % 300) % vocab).collect();
-    let mut caches: Vec<KvCache> = (0..batch).map(|_| model.new_cache(total, args.kv.cache_type())).collect();
-    let mut scratch = Scratch::default();
-    for cache in &mut caches {
-        prefill(&model, &mut scratch, cache, &ids[..depth])?;
-    }
-    let depth_bytes = cache_bytes(&model, depth + prompt + generate / 2, args.kv.cache_type());
-
-    let mut prefill_seconds = Vec::new();
-    let mut decode_seconds = Vec::new();
-    for round in 0..=args.repeat {
-        for cache in &mut caches {
-            if !cache.truncate(depth) {
-                cache.clear();
-                prefill(&model, &mut scratch, cache, &ids[..depth])?;
-            }
-        }
-        let start = Instant::now();
-        for cache in &mut caches {
-            prefill(&model, &mut scratch, cache, &ids[depth..])?;
-        }
-        let prefilled = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        for _ in 0..generate {
-            let token = [5 % vocab];
-            let mut chunks: Vec<Chunk> =
-                caches.iter_mut().map(|cache| Chunk { tokens: &token, cache, logits: Rows::Last }).collect();
-            model.forward(&mut scratch, &mut chunks)?;
-        }
-        // The first round touches memory.
-        if round > 0 {
-            prefill_seconds.push(prefilled);
-            decode_seconds.push(start.elapsed().as_secs_f64());
-        }
-    }
-    prefill_seconds.sort_by(f64::total_cmp);
-    decode_seconds.sort_by(f64::total_cmp);
-    let middle = prefill_seconds.len() / 2;
-    let rate = |seconds: f64, tokens: usize| (tokens * batch) as f64 / seconds;
-    let steps = generate as f64 / decode_seconds[middle];
-    let bytes = model.bytes_per_token() as f64 + (batch * depth_bytes) as f64;
-    let peaks = Peaks::measure(model.pool());
+    let speed = Speed::measure(args, &model)?;
+    // What bounds decoding: a copy reads as much as it writes.
+    let (device, most_bytes) = match model.gpu() {
+        Some(gpu) => (Some(gpu.info().name.clone()), DevicePeaks::measure(gpu)?.copy_bytes),
+        None => (None, Peaks::measure(model.pool()).read_bytes),
+    };
     let result = json!({
         "model": args.model,
         "isa": IsaKind::current().name(),
         "threads": model.pool().threads(),
-        "prompt": prompt, "generate": generate, "batch": batch, "depth": depth,
-        "prefill_tokens_per_second": rate(prefill_seconds[middle], prompt),
-        "decode_tokens_per_second": rate(decode_seconds[middle], generate),
-        "best_prefill_tokens_per_second": rate(prefill_seconds[0], prompt),
-        "best_decode_tokens_per_second": rate(decode_seconds[0], generate),
-        "decode_bytes_per_second": bytes * steps,
-        "memory_read_bytes_per_second": peaks.read_bytes,
-        "share_of_peak": bytes * steps / peaks.read_bytes,
+        "device": device,
+        "gpu_layers": model.gpu_layers(),
+        "device_bytes": model.gpu().map(|gpu| gpu.peak_bytes()),
+        "prompt": args.prompt, "generate": args.generate, "batch": args.batch, "depth": args.depth,
+        "prefill_tokens_per_second": speed.prefill,
+        "decode_tokens_per_second": speed.decode,
+        "best_prefill_tokens_per_second": speed.best_prefill,
+        "best_decode_tokens_per_second": speed.best_decode,
+        "decode_bytes_per_second": speed.decode_bytes,
+        "memory_read_bytes_per_second": most_bytes,
+        "share_of_peak": speed.decode_bytes / most_bytes,
         "load_seconds": load_seconds,
         "weight_bytes": model.weight_bytes(),
         "resident_bytes": resident_bytes().unwrap_or(model.weight_bytes() as u64),
     });
     if args.json {
         println!("{result}");
-        return Ok(());
+    } else {
+        print_model(args, &path, &model, &result);
     }
+    match args.gate {
+        Some(gate) => compare_with_cpu(args, &path, threads, (&model, &speed), gate),
+        None => Ok(()),
+    }
+}
+
+fn print_model(args: &BenchArgs, path: &Path, model: &Model, result: &Value) {
     let number = |key: &str| result[key].as_f64().unwrap_or(0.0);
+    let (threads, isa) = (model.pool().threads(), IsaKind::current().name());
+    println!("model     {}  ({threads} threads, {isa})", path.display());
+    if let Some(gpu) = model.gpu() {
+        let all = model.config().n_layers();
+        println!("device    {}, {} of {all} layers", gpu.info().name, model.gpu_layers());
+    }
     println!(
-        "model     {}  ({} threads, {})",
-        path.display(),
-        model.pool().threads(),
-        IsaKind::current().name()
-    );
-    println!(
-        "loaded    in {load_seconds:.2} s, {:.0} MiB of weights",
+        "loaded    in {:.2} s, {:.0} MiB of weights",
+        number("load_seconds"),
         model.weight_bytes() as f64 / 1048576.0
     );
     println!(
-        "prefill   {:8.1} tok/s  ({prompt} tokens{}; best {:.1})",
+        "prefill   {:8.1} tok/s  ({} tokens{}; best {:.1})",
         number("prefill_tokens_per_second"),
-        if depth > 0 { format!(" after {depth}") } else { String::new() },
+        args.prompt,
+        if args.depth > 0 { format!(" after {}", args.depth) } else { String::new() },
         number("best_prefill_tokens_per_second"),
     );
     println!(
-        "decode    {:8.1} tok/s  ({batch} at once; best {:.1})",
+        "decode    {:8.1} tok/s  ({} at once; best {:.1})",
         number("decode_tokens_per_second"),
+        args.batch,
         number("best_decode_tokens_per_second")
     );
     println!(
-        "          {:8.1} GB/s, {:.0} % of the {:.1} GB/s that this machine reads",
+        "          {:8.1} GB/s, {:.0} % of the {:.1} GB/s that {}",
         giga(number("decode_bytes_per_second")),
         100.0 * number("share_of_peak"),
-        giga(peaks.read_bytes)
+        giga(number("memory_read_bytes_per_second")),
+        if model.gpu().is_some() { "the device copies" } else { "this machine reads" }
     );
     println!("resident  {:8.1} MiB", number("resident_bytes") / 1048576.0);
+    if let Some(gpu) = model.gpu() {
+        println!("on device {:8.1} MiB at most", gpu.peak_bytes() as f64 / 1048576.0);
+    }
+    super::device::report_fallbacks(model);
+}
+
+/// Fails where the device is not `gate` times as fast as the CPU.
+fn compare_with_cpu(
+    args: &BenchArgs,
+    path: &Path,
+    threads: usize,
+    (model, speed): (&Model, &Speed),
+    gate: f64,
+) -> Result<()> {
+    let Some(gpu) = model.gpu() else {
+        bail!("--gate compares a GPU with the CPU, and the CPU has computed; see `wootz doctor`")
+    };
+    let mut on_cpu = load_model(args, path, threads)?;
+    args.adapters.put_on(&mut on_cpu)?;
+    let cpu = Speed::measure(args, &on_cpu)?;
+    let factor = speed.decode / cpu.decode;
+    eprintln!("decode is {factor:.2} times as fast as on the CPU ({:.1} tok/s)", cpu.decode);
+    if factor < gate {
+        bail!("{} decodes {factor:.2} times as fast as the CPU, and the gate is {gate}", gpu.info().name);
+    }
     Ok(())
+}
+
+/// Tokens a second, medians and best.
+struct Speed {
+    prefill: f64,
+    decode: f64,
+    best_prefill: f64,
+    best_decode: f64,
+    /// Bytes of weights and caches that decoding reads in a second.
+    decode_bytes: f64,
+}
+
+impl Speed {
+    fn measure(args: &BenchArgs, model: &Model) -> Result<Speed> {
+        let vocab = model.config().vocab_size as u32;
+        let (prompt, generate, depth, batch) =
+            (args.prompt as usize, args.generate as usize, args.depth as usize, args.batch as usize);
+        let total = depth + prompt + generate;
+        let learned = model.config().positions == wootz_model::config::Positions::Learned;
+        if learned && total > model.config().max_seq {
+            bail!(
+                "{total} tokens were asked for, and the model's position table ends at {}",
+                model.config().max_seq
+            );
+        }
+        // Ids that every vocabulary of more than a few hundred tokens has, and that are no special tokens.
+        let ids: Vec<u32> = (0..depth + prompt).map(|i| (100 + i as u32 % 300) % vocab).collect();
+        let mut caches: Vec<KvCache> = model.new_caches(batch, total, args.kv.cache_type())?;
+        let mut scratch = Scratch::default();
+        for cache in &mut caches {
+            prefill(model, &mut scratch, cache, &ids[..depth])?;
+        }
+        let depth_bytes = cache_bytes(model, depth + prompt + generate / 2, args.kv.cache_type());
+
+        let mut prefill_seconds = Vec::new();
+        let mut decode_seconds = Vec::new();
+        for round in 0..=args.repeat {
+            for cache in &mut caches {
+                if !cache.truncate(depth) {
+                    cache.clear();
+                    prefill(model, &mut scratch, cache, &ids[..depth])?;
+                }
+            }
+            let start = Instant::now();
+            for cache in &mut caches {
+                prefill(model, &mut scratch, cache, &ids[depth..])?;
+            }
+            let prefilled = start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            for _ in 0..generate {
+                let token = [5 % vocab];
+                let chunk = |cache| Chunk { tokens: &token, cache, logits: Rows::Last };
+                let mut chunks: Vec<Chunk> = caches.iter_mut().map(chunk).collect();
+                model.forward(&mut scratch, &mut chunks)?;
+            }
+            // The first round touches memory.
+            if round > 0 {
+                prefill_seconds.push(prefilled);
+                decode_seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        prefill_seconds.sort_by(f64::total_cmp);
+        decode_seconds.sort_by(f64::total_cmp);
+        let middle = prefill_seconds.len() / 2;
+        let rate = |seconds: f64, tokens: usize| (tokens * batch) as f64 / seconds;
+        let bytes = model.bytes_per_token() as f64 + (batch * depth_bytes) as f64;
+        Ok(Speed {
+            prefill: rate(prefill_seconds[middle], prompt),
+            decode: rate(decode_seconds[middle], generate),
+            best_prefill: rate(prefill_seconds[0], prompt),
+            best_decode: rate(decode_seconds[0], generate),
+            decode_bytes: bytes * generate as f64 / decode_seconds[middle],
+        })
+    }
+}
+
+/// Reads how many times as fast something should be.
+fn factor(text: &str) -> Result<f64, String> {
+    let expected = || "expected a number above 0".to_owned();
+    let factor: f64 = text.parse().map_err(|_| expected())?;
+    if factor.is_finite() && factor > 0.0 { Ok(factor) } else { Err(expected()) }
 }
 
 fn prefill(model: &Model, scratch: &mut Scratch, cache: &mut KvCache, ids: &[u32]) -> Result<()> {

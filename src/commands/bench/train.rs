@@ -144,7 +144,7 @@ fn bench(args: &TrainBenchArgs, adapter: Option<&SftBenchArgs>) -> Result<()> {
             Trained::Adapter { beside: Vec::new() }
         }
     };
-    let mut trainer = Trainer::new(model, options, format, args.recompute.policy(), Some(1.0), trained);
+    let mut trainer = Trainer::new(model, options, format, args.recompute.policy(), Some(1.0), trained)?;
     let mut rng = Rng::new(1, 0);
     let mut random = || (rng.next() % config.vocab_size as u64) as u32;
     let tokens: Vec<u32> = (0..batch * seq).map(|_| random()).collect();
@@ -252,7 +252,7 @@ fn model(name: &str, threads: usize, dtype: FormatArg, frozen: bool) -> Result<M
         let precision = if exact { Precision::F32 } else { Precision::Native };
         let mut model = Model::load(&path, &LoadOptions { precision, threads })?;
         if !exact {
-            tuning::convert(&mut model, dtype.format());
+            tuning::convert(&mut model, dtype.format())?;
         }
         return Ok(model);
     };

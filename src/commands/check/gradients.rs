@@ -22,14 +22,14 @@ pub fn compute(
     [batch, seq]: [usize; 2],
     sources: &[Source],
 ) -> Result<Vec<Stored>> {
-    let mut gradients = Gradients::new(model.config(), |_| true);
+    let mut gradients = Gradients::new(model, |_| true)?;
     let lengths = vec![seq; batch];
     let count = targets.iter().filter(|&&target| target >= 0).count();
     let weight = 1.0 / count.max(1) as f32;
     let batch = Batch { tokens: ids, targets, lengths: &lengths };
     let mut training = Training::new(Recompute::None, CacheType::F32);
     training.gradients(model, &batch, &|_, _| weight, &mut gradients, Write::Set)?;
-    Ok(gradients.in_file(sources))
+    Ok(gradients.in_file(sources)?)
 }
 
 /// One tensor's comparison.

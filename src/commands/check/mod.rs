@@ -52,6 +52,8 @@ pub struct CheckArgs {
     dtype: super::flags::PrecisionArg,
     #[command(flatten)]
     adapters: super::flags::AdapterArgs,
+    #[command(flatten)]
+    device: super::device::DeviceArgs,
     /// Threads [default: one a physical core]
     #[arg(long)]
     threads: Option<usize>,
@@ -96,6 +98,7 @@ fn against_reference(args: &CheckArgs, model: &str, file: &Path, threads: usize)
     let precision = args.dtype.precision();
     let checkpoint = wootz_model::load::open(&path)?;
     let mut model = Model::from_checkpoint(&checkpoint, &LoadOptions { precision, threads })?;
+    args.device.place(&mut model)?;
     args.adapters.put_on(&mut model)?;
     let reference = read_reference(args, file, &path, &checkpoint, model.config().vocab_size)
         .with_context(|| format!("reference {}", file.display()))?;
@@ -203,7 +206,7 @@ fn forward(model: &Model, reference: &Reference) -> Result<Vec<f32>> {
     let mut scratch = Scratch::default();
     let mut logits = Vec::with_capacity(reference.ids.len() * model.config().vocab_size);
     for tokens in reference.ids.chunks(seq) {
-        let mut cache = model.new_cache(seq, CacheType::F32);
+        let mut cache = model.new_cache(seq, CacheType::F32)?;
         for tokens in tokens.chunks(MAX_CHUNK) {
             let chunk = Chunk { tokens, cache: &mut cache, logits: Rows::All };
             logits.extend_from_slice(model.forward(&mut scratch, &mut [chunk])?);

@@ -96,7 +96,8 @@ impl Reference {
         if count > self.steps.len() {
             bail!("the reference has {} optimiser steps, not {count}", self.steps.len());
         }
-        let mut trainer = Trainer::new(model, self.options, format, Recompute::None, self.clip, Trained::All);
+        let mut trainer =
+            Trainer::new(model, self.options, format, Recompute::None, self.clip, Trained::All)?;
         let mut rows = Vec::new();
         for &(loss, grad_norm) in &self.steps[..count] {
             let step = trainer.step(&[*batch], self.lr)?;

@@ -3,6 +3,8 @@
 mod rescore;
 mod settings;
 
+use super::device::DeviceArgs;
+use super::memory::Whose;
 use super::prompts::{read_prompts, rewards};
 use super::settings::{RunArgs, checkpoint};
 use super::tuning;
@@ -19,7 +21,7 @@ use wootz_model::flops::parameters;
 use wootz_model::load;
 use wootz_model::lora::{Adapter, Lora};
 use wootz_model::plan::Shape;
-use wootz_model::{DecoderConfig, Model};
+use wootz_model::{DecoderConfig, KvCache, Model};
 use wootz_rewards::{Rewards, Split};
 use wootz_text::Tokenizer;
 use wootz_train::data::prompts::{Built, Prompts, ReadOptions};
@@ -112,7 +114,7 @@ fn begin(args: &GrpoArgs, threads: usize) -> Result<Ready> {
     let (_, config) = identify(&load::open(&path)?)?;
     let tokenizer = tuning::tokenizer(&path, settings.template.as_deref())?;
     let questions = Questions::read(&settings, &config, &tokenizer)?;
-    let (model, reference) = models(&path, None, &settings, threads)?;
+    let (model, reference) = models(&path, None, &settings, &args.run.device, threads)?;
     check_memory(&model, &settings, &questions, &tokenizer, &reference, threads, args.run.memory)?;
     let name = settings.model.clone();
     let make_folder = || args.run.make_folder(&name, "-grpo");
@@ -129,7 +131,7 @@ fn resume(args: &GrpoArgs, path: &Path, threads: usize) -> Result<Ready> {
     let base = crate::model_arg::resolve(Some(&settings.model))
         .with_context(|| format!("{}: the model that this run tunes", path.display()))?;
     let tokenizer = tuning::tokenizer(&base, settings.template.as_deref())?;
-    let (model, reference) = models(&base, Some(&checkpoint), &settings, threads)?;
+    let (model, reference) = models(&base, Some(&checkpoint), &settings, &args.run.device, threads)?;
     let questions = Questions::read(&settings, model.config(), &tokenizer)?;
     check_memory(&model, &settings, &questions, &tokenizer, &reference, threads, args.run.memory)?;
     let resume = |inputs: Inputs| inputs.resume(folder, &checkpoint);
@@ -164,28 +166,35 @@ fn models(
     base: &Path,
     checkpoint: Option<&Checkpoint>,
     settings: &Settings,
+    device: &DeviceArgs,
     threads: usize,
 ) -> Result<(Model, Reference)> {
     let learning = &settings.learning;
     let asks = settings.beta > 0.0;
     if settings.mode != Mode::Lora {
         let path = checkpoint.map_or(base, |checkpoint| &checkpoint.path);
-        let model = tuning::load_model(path, learning, true, threads)?;
+        let mut model = tuning::load_model(path, learning, true, threads)?;
+        device.place(&mut model)?;
         if !asks {
             return Ok((model, Reference::None));
         }
         let mut reference = tuning::load_model(base, learning, true, threads)?;
-        tuning::convert(&mut reference, learning.format());
+        tuning::convert(&mut reference, learning.format())?;
+        // Beside the model, on the device that it is on.
+        if let Some(gpu) = model.gpu() {
+            reference.place(gpu, model.gpu_layers())?;
+        }
         return Ok((model, Reference::Model(Box::new(reference))));
     }
     let mut model = tuning::load_model(base, learning, false, threads)?;
+    device.place(&mut model)?;
     let given = match &settings.adapter {
-        Some(name) => Some(tuning::given_adapter(&model, name)?),
+        Some(name) => Some(model.bring(tuning::given_adapter(&model, name)?)?),
         None => None,
     };
     let mut adapter = match (checkpoint, &given) {
         (Some(checkpoint), _) => tuning::read_adapter(&model, &checkpoint.path)?,
-        (None, Some(given)) => given.clone(),
+        (None, Some(given)) => given.copy()?,
         (None, None) => {
             Adapter::new(model.config(), model.pool(), &settings.lora_options(&model.projections())?)?
         }
@@ -254,9 +263,10 @@ fn check_memory(
         dtype: settings.learning.format().dtype(),
         recompute: settings.learning.recompute(),
         threads,
+        memory: Whose::of(model).memory(),
     };
-    let caches =
-        model.new_cache(longest, CACHE).bytes() * settings.parallel.min(answers + settings.prompts_per_step);
+    let cache = KvCache::new(model.config(), longest, CACHE).bytes();
+    let caches = cache * settings.parallel.min(answers + settings.prompts_per_step);
     let other = match reference {
         Reference::Model(model) => model.weight_bytes(),
         Reference::None | Reference::Adapters(_) => 0,

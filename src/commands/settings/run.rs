@@ -1,5 +1,6 @@
 //! Where a run lives and what it may take: flags of every kind of run.
 
+use crate::commands::device::DeviceArgs;
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use wootz_kernels::pool;
@@ -28,6 +29,8 @@ pub struct RunArgs {
     /// Threads; they change no bit [default: one a physical core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// One line a step instead of a progress bar
     #[arg(long)]
     plain: bool,

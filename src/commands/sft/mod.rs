@@ -3,6 +3,7 @@
 mod settings;
 
 use super::data::samples::notes;
+use super::memory::Whose;
 use super::settings::{RunArgs, checkpoint};
 use super::tuning;
 use super::watch::{Samples as Shown, Screen};
@@ -116,6 +117,7 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
     settings.check()?;
     let name = settings.model.clone();
     let mut model = tuning::load_model(&path, &settings.learning, settings.full, threads)?;
+    args.run.device.place(&mut model)?;
     if !settings.full {
         let adapter = match &settings.adapter {
             Some(name) => {
@@ -148,7 +150,8 @@ fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
         .with_context(|| format!("{}: the model that this run tunes", path.display()))?;
     let tokenizer = tuning::tokenizer(&base, settings.template.as_deref())?;
     let data = Data::read(&settings, &tokenizer, threads)?;
-    let model = model_at(&base, &settings, &checkpoint, threads)?;
+    let mut model = model_at(&base, &settings, &checkpoint, threads)?;
+    args.run.device.place(&mut model)?;
     check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
     Ready::new(data, settings, model, tokenizer, |inputs| inputs.resume(folder, &checkpoint))
 }
@@ -181,6 +184,7 @@ fn check_memory(
         dtype: settings.learning.format().dtype(),
         recompute: settings.learning.recompute(),
         threads,
+        memory: Whose::of(model).memory(),
     };
     let advice = "a smaller --batch with --accumulate, a smaller --max-tokens, --recompute block, or a quantised model";
     tuning::check_memory(model, &shape, &settings.learning, &[], limit, advice)

@@ -3,7 +3,7 @@
 mod corpus;
 mod settings;
 
-use super::memory;
+use super::memory::{self, Whose};
 use super::settings::{RunArgs, checkpoint};
 use super::watch::{Samples, Screen, beginning};
 use crate::interrupt::Listener;
@@ -13,6 +13,7 @@ use settings::SettingsArgs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use wootz_kernels::device::Accelerator;
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{DType, Pool, Precision};
 use wootz_model::flops::{TokenFlops, parameters};
@@ -74,8 +75,10 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
     let (architecture, config) = source.config(&settings, corpus.tokenizer.as_deref())?;
     check_vocabulary(&config, corpus.tokenizer.as_deref())?;
     check_context(&config, &settings)?;
-    check_memory(&config, &settings, threads, args.run.memory)?;
-    let model = match source {
+    let gpu = args.run.device.open()?;
+    let whole = gpu.as_ref().filter(|_| args.run.device.gpu_layers.is_none());
+    check_memory(&config, &settings, threads, whole, args.run.memory)?;
+    let mut model = match source {
         Source::File { path, .. } => load_model(&path, threads)?,
         Source::Preset(_) => {
             let pool = Pool::new(threads);
@@ -86,6 +89,9 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
             Model::from_weights(architecture, config, weights, pool)
         }
     };
+    if let Some(gpu) = &gpu {
+        args.run.device.place_on(gpu, &mut model)?;
+    }
     let tokenizer = corpus.tokenizer.clone();
     let inputs = inputs(settings.clone(), model, corpus)?;
     let run = inputs.begin(|| args.run.make_folder(&settings.model, ""))?;
@@ -99,12 +105,13 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
         .with_context(|| format!("{}: expected a run of `wootz train`", path.display()))?;
     let settings = args.settings.change(&old)?;
     let checkpoint = checkpoint(path, &folder, settings.learning.steps)?;
-    let model = load_model(&checkpoint.path, threads)?;
+    let mut model = load_model(&checkpoint.path, threads)?;
+    args.run.device.place(&mut model)?;
     // The run's own tokenizer: one that was learnt from the texts is not learnt again.
     let tokenizer = load::tokenizer(&checkpoint.path).ok().map(Arc::new);
     let source = Source::File { path: checkpoint.path.clone(), tokenizer };
     let corpus = read_data(&settings, &source, threads)?;
-    check_memory(model.config(), &settings, threads, args.run.memory)?;
+    check_memory(model.config(), &settings, threads, model.gpu(), args.run.memory)?;
     let tokenizer = corpus.tokenizer.clone();
     let run = inputs(settings.clone(), model, corpus)?.resume(folder, &checkpoint)?;
     Ok(Ready { run, settings, tokenizer })
@@ -248,11 +255,14 @@ fn check_memory(
     config: &DecoderConfig,
     settings: &Settings,
     threads: usize,
+    gpu: Option<&Accelerator>,
     limit: Option<usize>,
 ) -> Result<()> {
     let dtype = settings.learning.format().dtype();
     let recompute = settings.learning.recompute();
-    let shape = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
+    let whose = gpu.map_or(Whose::Host(0), Whose::Device);
+    let even = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
+    let shape = Shape { memory: whose.memory(), ..even };
     let plan = Plan::new(config, &shape);
     let [moments, masters] = Optimizer::bytes(settings.learning.options().rule, config, dtype);
     let rows = [
@@ -266,7 +276,7 @@ fn check_memory(
     ];
     let advice =
         "a smaller --batch with --accumulate, a shorter --seq, --recompute block, or a smaller model";
-    memory::check(&rows, 0, limit, advice)
+    memory::check(&rows, whose, limit, advice)
 }
 
 fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {

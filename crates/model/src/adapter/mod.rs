@@ -141,11 +141,14 @@ fn decode(tensor: &TensorView) -> Result<Vec<f32>> {
 
 impl Adapter {
     /// The same adapter at strength 1, its strength in each alpha.
-    pub fn at_full_strength(&self) -> Adapter {
-        let mut full = self.clone();
+    ///
+    /// # Errors
+    /// What a device meets that has it.
+    pub fn at_full_strength(&self) -> Result<Adapter> {
+        let mut full = self.copy()?;
         full.strength = 1.0;
         full.parts.values_mut().for_each(|lora| lora.alpha *= self.strength);
-        full
+        Ok(full)
     }
 }
 

@@ -14,7 +14,8 @@
 use std::collections::HashMap;
 
 use wootz_formats::Format;
-use wootz_kernels::{Matrix, Pool};
+use wootz_kernels::Pool;
+use wootz_kernels::exec::Weight;
 
 use super::Scales;
 use crate::arch::Architecture;
@@ -126,8 +127,8 @@ impl Module {
                 b.extend_from_slice(&change.b[at + columns.start..at + columns.end]);
             }
             let lora = Lora {
-                a: Matrix::from_f32(pool, [rank, self.inputs], a),
-                b: Matrix::from_f32(pool, [source.rows(), rank], &b),
+                a: Weight::from_f32(pool, [rank, self.inputs], a),
+                b: Weight::from_f32(pool, [source.rows(), rank], &b),
                 alpha,
                 scaling: change.scaling,
                 magnitude: change.magnitude.as_ref().map(|m| {
@@ -166,20 +167,23 @@ impl Module {
             self.parts.iter().map(|source| adapter.parts.get(&source.to.place)).collect();
         let Some(&first) = parts.iter().flatten().next() else { return Ok(None) };
         let magnitude = self.magnitude(&parts)?;
-        let a = values(&first.a);
-        let is_shared = parts.iter().all(|lora| {
-            lora.is_some_and(|lora| {
-                lora.alpha == first.alpha
-                    && lora.scaling == first.scaling
-                    && (std::ptr::eq(lora, first) || same_bits(&values(&lora.a), &a))
-            })
-        });
+        let a = values(&first.a)?;
+        let mut is_shared = true;
+        for lora in &parts {
+            is_shared &= match lora {
+                Some(lora) if std::ptr::eq(*lora, first) => true,
+                Some(lora) if lora.alpha == first.alpha && lora.scaling == first.scaling => {
+                    same_bits(&values(&lora.a)?, &a)
+                }
+                Some(_) | None => false,
+            };
+        }
         if is_shared {
             let rank = first.rank();
             let mut b = vec![0.0; self.outputs * rank];
             for (source, lora) in self.parts.iter().zip(&parts) {
                 let Some(lora) = lora else { continue };
-                place(&mut b, rank, source, 0, &values(&lora.b), lora.rank(), 1.0);
+                place(&mut b, rank, source, 0, &values(&lora.b)?, lora.rank(), 1.0);
             }
             let (alpha, scaling) = (first.alpha, first.scaling);
             let scales = Scales::Kept;
@@ -210,12 +214,12 @@ impl Module {
         let mut column = 0;
         for (source, lora) in self.parts.iter().zip(&parts) {
             let Some(lora) = lora else { continue };
-            change.a.extend(values(&lora.a));
+            change.a.extend(values(&lora.a)?);
             let factor = self::scale(lora.alpha, lora.rank(), lora.scaling) / scale;
             if !is_power_of_two(factor) {
                 change.scales = Scales::Rounded;
             }
-            place(&mut change.b, rank, source, column, &values(&lora.b), lora.rank(), factor as f32);
+            place(&mut change.b, rank, source, column, &values(&lora.b)?, lora.rank(), factor as f32);
             column += lora.rank();
         }
         change.blocks = Some(ranks);
@@ -238,7 +242,7 @@ impl Module {
                     self.name
                 )
             };
-            for (row, m) in magnitude.m.iter().enumerate() {
+            for (row, m) in magnitude.m.read()?.iter().enumerate() {
                 all[source.stored_row(row)] = *m;
             }
         }
@@ -290,12 +294,16 @@ fn place(
 }
 
 /// A matrix row by row.
-pub(crate) fn values(matrix: &Matrix) -> Vec<f32> {
+///
+/// # Errors
+/// What a device meets that has it.
+pub(crate) fn values(weight: &Weight) -> Result<Vec<f32>> {
+    let matrix = weight.read()?;
     let mut out = vec![0.0; matrix.rows() * matrix.cols()];
     for (row, out) in out.chunks_exact_mut(matrix.cols().max(1)).enumerate() {
         matrix.decode_row(row, out);
     }
-    out
+    Ok(out)
 }
 
 fn same_bits(a: &[f32], b: &[f32]) -> bool {

@@ -3,10 +3,12 @@
 
 use super::{Activations, Below, Block, Workspace};
 use crate::config::Mlp;
+use crate::error::Result;
 use crate::gradients::Gradients;
 use crate::names::Part;
-use wootz_kernels::ops::mlp::{self, Activation};
-use wootz_kernels::ops::{Write, residual};
+use wootz_kernels::exec::Floats;
+use wootz_kernels::ops::Write;
+use wootz_kernels::ops::mlp::Activation;
 
 impl Block<'_> {
     fn activation(&self) -> Activation {
@@ -17,98 +19,84 @@ impl Block<'_> {
     }
 
     /// The stream `x` `[rows, C]` takes up what the MLP gives.
-    pub fn mlp(&self, x: &mut [f32], a: &mut Activations, w: &mut Workspace) {
+    pub fn mlp(&self, x: &mut Floats, a: &mut Activations, w: &mut Workspace) -> Result<()> {
         let (net, layer) = (self.network, self.layer);
-        self.keep(x, &mut a.x_mid);
-        net.norm(x, &layer.mlp_norm, &mut w.normed);
+        self.keep(x, &mut a.x_mid)?;
+        net.norm(x, &layer.mlp_norm, &mut w.normed)?;
         let up = self.projection(Part::Up, &layer.up);
-        self.show(&[Part::Gate, Part::Up], &w.normed, net.config.dim);
+        self.show(&[Part::Gate, Part::Up], &w.normed, net.config.dim)?;
         match &layer.gate {
-            None => net.linear(&mut w.products, &w.normed, [(up, &mut a.up)]),
+            None => net.linear(&mut w.products, &w.normed, [(up, &mut a.up)])?,
             Some(gate) => {
-                net.linear(
-                    &mut w.products,
-                    &w.normed,
-                    [(self.projection(Part::Gate, gate), &mut a.gate), (up, &mut a.up)],
-                );
+                let gate = (self.projection(Part::Gate, gate), &mut a.gate);
+                net.linear(&mut w.products, &w.normed, [gate, (up, &mut a.up)])?;
             }
         }
-        self.activate(a, &mut w.hidden);
+        self.activate(a, &mut w.hidden)?;
         let down = self.projection(Part::Down, &layer.down);
-        self.show(&[Part::Down], &w.hidden, net.config.hidden_dim);
+        self.show(&[Part::Down], &w.hidden, net.config.hidden_dim)?;
         match &layer.mlp_post_norm {
-            None => {
-                net.linear(&mut w.products, &w.hidden, [(down, &mut w.out)]);
-            }
+            None => net.linear(&mut w.products, &w.hidden, [(down, &mut w.out)])?,
             Some(norm) => {
-                net.linear(&mut w.products, &w.hidden, [(down, &mut a.down)]);
-                net.norm(&a.down, norm, &mut w.out);
+                net.linear(&mut w.products, &w.hidden, [(down, &mut a.down)])?;
+                net.norm(&a.down, norm, &mut w.out)?;
             }
         }
-        residual::add(net.pool, x, &w.out);
+        Ok(net.exec.add(x, &w.out)?)
     }
 
-    fn activate(&self, a: &Activations, hidden: &mut Vec<f32>) {
-        let pool = self.network.pool;
-        hidden.resize(a.up.len(), 0.0);
-        match &self.layer.gate {
-            None => mlp::activate_into(pool, self.activation(), &a.up, hidden),
-            Some(_) => mlp::gated_into(pool, self.activation(), &a.gate, &a.up, hidden),
-        }
+    fn activate(&self, a: &Activations, hidden: &mut Floats) -> Result<()> {
+        let gate = self.layer.gate.as_ref().map(|_| &a.gate);
+        Ok(self.network.exec.activate(self.activation(), gate, &a.up, hidden)?)
     }
 
     /// `dx` `[rows, C]` is the gradient of the stream after this half, and becomes the one before it. Where
     /// nothing is trained before it, `dx` may stay as it is.
     pub fn mlp_backward(
         &self,
-        dx: &mut [f32],
+        dx: &mut Floats,
         a: &Activations,
         w: &mut Workspace,
         gradients: &mut Gradients,
         below: Below,
-    ) {
+    ) -> Result<()> {
         let (net, layer) = (self.network, self.layer);
-        let pool = net.pool;
-        self.activate(a, &mut w.hidden);
+        self.activate(a, &mut w.hidden)?;
         let (d, products) = (&mut w.d, &mut w.products);
-        let d_out: &[f32] = match &layer.mlp_post_norm {
+        let d_out: &Floats = match &layer.mlp_post_norm {
             None => dx,
             Some(norm) => {
                 let norm = (self.place(Part::MlpPostNorm), norm);
-                d.out.resize(dx.len(), 0.0);
-                net.norm_backward(&a.down, norm, dx, (&mut d.out, Write::Set), gradients, &mut d.sums);
+                net.norm_backward(&a.down, norm, dx, (&mut d.out, Write::Set), gradients, &mut d.sums)?;
                 &d.out
             }
         };
         let down = (self.projection(Part::Down, &layer.down), d_out);
-        net.linear_backward(products, &w.hidden, [down], gradients, Some(&mut d.hidden));
+        net.linear_backward(products, &w.hidden, [down], gradients, Some(&mut d.hidden))?;
 
-        net.norm(&a.x_mid, &layer.mlp_norm, &mut w.normed);
-        d.up.resize(a.up.len(), 0.0);
+        net.norm(&a.x_mid, &layer.mlp_norm, &mut w.normed)?;
         let up = self.projection(Part::Up, &layer.up);
         let d_normed = match below {
             Below::Trained => Some(&mut d.normed),
             Below::Frozen => None,
         };
+        let activation = self.activation();
         match &layer.gate {
             None => {
-                mlp::activate_backward(pool, self.activation(), &a.up, &d.hidden, &mut d.up);
-                let up = (up, d.up.as_slice());
-                net.linear_backward(products, &w.normed, [up], gradients, d_normed);
+                net.exec.activate_backward(activation, None, (&a.up, &mut d.up), &d.hidden)?;
+                net.linear_backward(products, &w.normed, [(up, &d.up)], gradients, d_normed)?;
             }
             Some(gate) => {
-                d.gate.resize(a.gate.len(), 0.0);
-                let activation = self.activation();
-                mlp::gated_backward(pool, activation, &a.gate, &a.up, &d.hidden, &mut d.gate, &mut d.up);
-                let gate = (self.projection(Part::Gate, gate), d.gate.as_slice());
-                let up = (up, d.up.as_slice());
-                net.linear_backward(products, &w.normed, [gate, up], gradients, d_normed);
+                let of_gate = Some((&a.gate, &mut d.gate));
+                net.exec.activate_backward(activation, of_gate, (&a.up, &mut d.up), &d.hidden)?;
+                let gate = (self.projection(Part::Gate, gate), &d.gate);
+                net.linear_backward(products, &w.normed, [gate, (up, &d.up)], gradients, d_normed)?;
             }
         }
         if below == Below::Frozen {
-            return;
+            return Ok(());
         }
         let norm = (self.place(Part::MlpNorm), &layer.mlp_norm);
-        net.norm_backward(&a.x_mid, norm, &d.normed, (dx, Write::Add), gradients, &mut d.sums);
+        net.norm_backward(&a.x_mid, norm, &d.normed, (dx, Write::Add), gradients, &mut d.sums)
     }
 }

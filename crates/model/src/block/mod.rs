@@ -12,17 +12,18 @@ mod attention;
 mod mlp;
 
 use crate::config::{DecoderConfig, Norm};
+use crate::error::Result;
 use crate::gradients::{Gradients, Pair};
 use crate::lora::{self, Active, Adapter, Low};
 use crate::names::{Part, Place, TensorId};
 use crate::weights::{Layer, Linear, NormWeights};
-use wootz_kernels::Pool;
-use wootz_kernels::ops::matmul::{
-    Columns, Inputs, Product, Term, WeightGradient, input_gradient, matmul, weight_gradient,
+use wootz_kernels::exec::{
+    AttentionScratch, Exec, Floats, GradientTerm, LinearGradient, Output, Tables, Turns,
 };
-use wootz_kernels::ops::rmsnorm::{self, RmsNorm};
-use wootz_kernels::ops::rope::Angles;
-use wootz_kernels::ops::{Write, attention as attend, layernorm};
+use wootz_kernels::ops::Write;
+use wootz_kernels::ops::attention::LayerCache;
+use wootz_kernels::ops::matmul::{Columns, Inputs};
+use wootz_kernels::ops::rmsnorm::RmsNorm;
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,8 @@ pub trait Observer {
 /// What is the same for all blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Network<'a> {
-    pub pool: &'a Pool,
+    /// Who computes: the place where the weights of what is computed are.
+    pub exec: Exec<'a>,
     pub config: &'a DecoderConfig,
     pub mode: Mode,
     /// Changes of projections; gradients are of the first.
@@ -77,61 +79,71 @@ pub(crate) struct Block<'a> {
     pub index: usize,
     pub layer: &'a Layer,
     /// Of the rows' positions, if this block has rotary ones.
-    pub angles: Option<&'a Angles>,
+    pub turns: Option<&'a Turns>,
+}
+
+/// Where a block finds the keys and values of the positions before its rows, and leaves those of its rows.
+pub(crate) enum Past<'a, 'c> {
+    /// In the host's memory: a cache for each sequence.
+    Caches(&'a mut [&'c mut LayerCache]),
+    /// In a device's: this layer of the slabs.
+    Slots(&'a Tables, usize),
+    /// Nowhere: rows are whole sequences, on a device.
+    Sequences(&'a Tables),
 }
 
 /// What a block computes on its way and backward needs again: `[rows, width]` each.
 #[derive(Default)]
 pub(crate) struct Activations {
     /// The stream as it came in (C). Training only.
-    pub x: Vec<f32>,
+    pub x: Floats,
     /// Queries, keys and values as the projections give them (H·D, G·D, G·D).
-    pub q: Vec<f32>,
-    pub k: Vec<f32>,
-    pub v: Vec<f32>,
+    pub q: Floats,
+    pub k: Floats,
+    pub v: Floats,
     /// What attention gives (H·D), and the log-sum-exp of its scores (H; training only).
-    pub attended: Vec<f32>,
-    pub lse: Vec<f32>,
+    pub attended: Floats,
+    pub lse: Floats,
     /// After the projection, where a norm follows (C).
-    pub o: Vec<f32>,
+    pub o: Floats,
     /// The stream between the halves (C). Training only.
-    pub x_mid: Vec<f32>,
+    pub x_mid: Floats,
     /// The gate and the widened rows (F), before the activation. Without a gate, `up` is what is activated.
-    pub gate: Vec<f32>,
-    pub up: Vec<f32>,
+    pub gate: Floats,
+    pub up: Floats,
     /// After the narrowing projection, where a norm follows (C).
-    pub down: Vec<f32>,
+    pub down: Floats,
 }
 
 /// Buffers that hold nothing from one block to the next.
 #[derive(Default)]
 pub(crate) struct Workspace {
-    pub normed: Vec<f32>,
+    pub normed: Floats,
     /// Queries and keys as attention takes them (H·D, G·D).
-    pub q: Vec<f32>,
-    pub k: Vec<f32>,
-    pub out: Vec<f32>,
-    pub hidden: Vec<f32>,
+    pub q: Floats,
+    pub k: Floats,
+    pub out: Floats,
+    pub hidden: Floats,
     pub products: Products,
-    pub attention: attend::Scratch,
+    pub attention: AttentionScratch,
     pub d: Deltas,
 }
 
 /// Gradients of activations, in backward.
 #[derive(Default)]
 pub(crate) struct Deltas {
-    pub normed: Vec<f32>,
-    pub out: Vec<f32>,
-    pub q: Vec<f32>,
-    pub k: Vec<f32>,
-    pub v: Vec<f32>,
-    pub attended: Vec<f32>,
-    pub hidden: Vec<f32>,
-    pub gate: Vec<f32>,
-    pub up: Vec<f32>,
+    pub normed: Floats,
+    pub out: Floats,
+    pub q: Floats,
+    pub k: Floats,
+    pub v: Floats,
+    pub attended: Floats,
+    pub hidden: Floats,
+    pub gate: Floats,
+    pub up: Floats,
     /// Partial sums of the norms' gradients.
-    pub sums: Vec<f32>,
-    pub attention: Vec<f32>,
+    pub sums: Floats,
+    pub attention: Floats,
 }
 
 /// The rounded forms that products want of their inputs.
@@ -141,7 +153,7 @@ pub(crate) struct Products {
     pub columns: Columns,
     pub low: Low,
     /// Gradients of outputs before their lengths were changed.
-    pub dv: [Vec<f32>; 3],
+    pub dv: [Floats; 3],
 }
 
 impl Network<'_> {
@@ -149,31 +161,23 @@ impl Network<'_> {
     pub fn linear<const N: usize>(
         &self,
         products: &mut Products,
-        x: &[f32],
-        outputs: [(Projection, &mut Vec<f32>); N],
-    ) {
-        let width = outputs[0].0.linear.weight.cols();
-        let rows = x.len() / width;
-        let operands = outputs.iter().map(|(projection, _)| projection.linear.weight.operand());
-        let prepared = products.inputs[0].prepare(self.pool, x, [rows, width], operands);
+        x: &Floats,
+        outputs: [(Projection, &mut Floats); N],
+    ) -> Result<()> {
         let projections = outputs.each_ref().map(|(projection, _)| *projection);
-        let mut outputs = outputs.map(|(projection, y)| {
-            y.resize(rows * projection.linear.weight.rows(), 0.0);
-            y
-        });
-        let mut wanted: Vec<Product> = (outputs.iter_mut().zip(&projections))
-            .map(|(y, Projection { linear: Linear { weight, bias }, .. })| Product {
-                weight,
-                bias: bias.as_deref(),
-                y: y.as_mut_slice(),
-                write: Write::Set,
+        let mut outputs = outputs.map(|(_, y)| y);
+        let mut wanted: Vec<Output> = (outputs.iter_mut().zip(&projections))
+            .map(|(y, Projection { linear, .. })| Output {
+                weight: &linear.weight,
+                bias: linear.bias.as_ref(),
+                y,
             })
             .collect();
-        matmul(self.pool, &prepared, &mut wanted);
+        self.exec.products(&mut products.inputs[0], x, &mut wanted)?;
         let active = self.active(projections);
-        lora::forward(self.pool, &active, x, &mut products.low, &mut outputs);
-        let biases = projections.map(|projection| projection.linear.bias.as_deref());
-        lora::forward_magnitudes(self.pool, &active, &mut products.low, &mut outputs, &biases);
+        lora::forward(self.exec, &active, x, &mut products.low, &mut outputs)?;
+        let biases = projections.map(|projection| projection.linear.bias.as_ref());
+        lora::forward_magnitudes(self.exec, &active, &mut products.low, &mut outputs, &biases)
     }
 
     /// Backward of [`Network::linear`]: dx is set; gradients of weights, biases and adapters are set or added to, as
@@ -184,33 +188,34 @@ impl Network<'_> {
     pub fn linear_backward<const N: usize>(
         &self,
         products: &mut Products,
-        x: &[f32],
-        outputs: [(Projection, &[f32]); N],
+        x: &Floats,
+        outputs: [(Projection, &Floats); N],
         gradients: &mut Gradients,
-        dx: Option<&mut Vec<f32>>,
-    ) {
-        let width = outputs[0].0.linear.weight.cols();
-        let rows = x.len() / width;
+        dx: Option<&mut Floats>,
+    ) -> Result<()> {
+        let like = &outputs[0].0.linear.weight;
         let write = gradients.write();
         let trained = gradients.at(outputs.map(|(projection, _)| projection.place));
-        let mut wanted: Vec<WeightGradient> = (trained.into_iter().zip(&outputs))
-            .filter_map(|(at, (_, dy))| Some(WeightGradient { dy, dw: at.weight?, db: at.bias }))
+        let mut wanted: Vec<LinearGradient> = (trained.into_iter().zip(&outputs))
+            .filter_map(|(at, (_, dy))| Some(LinearGradient { dy, dw: at.weight?, db: at.bias }))
             .collect();
-        let operand = outputs[0].0.linear.weight.gradient_operand();
-        weight_gradient(self.pool, &mut products.columns, x, [rows, width], operand, &mut wanted, write);
+        if !wanted.is_empty() {
+            self.exec.weight_gradient(&mut products.columns, x, like, &mut wanted, write)?;
+        }
         let active = self.active(outputs.map(|(projection, _)| projection));
         let mut dv = std::mem::take(&mut products.dv);
-        self.magnitudes_backward(products, &active, x, &outputs, &mut dv, gradients);
+        self.magnitudes_backward(products, &active, x, &outputs, &mut dv, gradients)?;
         let mut dy = outputs.map(|(_, dy)| dy);
         for change in active.iter().filter(|change| change.lora.magnitude.is_some()) {
             dy[change.output] = &dv[change.output];
         }
-        lora::backward(self.pool, &active, x, &dy, products, gradients);
+        lora::backward(self.exec, &active, x, &dy, products, gradients)?;
         if let Some(dx) = dx {
             let projections = outputs.map(|(projection, _)| projection);
-            self.inputs_backward(products, &active, projections, dy, dx);
+            self.inputs_backward(products, &active, projections, dy, dx)?;
         }
         products.dv = dv;
+        Ok(())
     }
 
     /// `dx = Σ dy w`, over several projections of the same rows and what adapters add to them.
@@ -219,23 +224,16 @@ impl Network<'_> {
         products: &mut Products,
         active: &[Active],
         projections: [Projection; N],
-        dy: [&[f32]; N],
-        dx: &mut Vec<f32>,
-    ) {
-        let weight = &projections[0].linear.weight;
-        let rows = dy[0].len() / weight.rows();
-        dx.resize(rows * weight.cols(), 0.0);
+        dy: [&Floats; N],
+        dx: &mut Floats,
+    ) -> Result<()> {
         let Products { inputs, low, .. } = products;
-        let mut terms: Vec<Term> = (projections.iter().zip(dy).zip(inputs.iter_mut()))
-            .map(|((Projection { linear, .. }, dy), inputs)| {
-                let size = [rows, linear.weight.rows()];
-                let operand = std::iter::once(linear.weight.gradient_operand());
-                Term { dy: inputs.prepare(self.pool, dy, size, operand), weight: &linear.weight }
-            })
+        let mut terms: Vec<GradientTerm> = (projections.iter().zip(dy))
+            .map(|(Projection { linear, .. }, dy)| GradientTerm { dy, weight: &linear.weight, exact: false })
             .collect();
         terms.extend(active.iter().zip(&low.dh).filter_map(|(change, dh)| change.term(dh)));
-        input_gradient(self.pool, &terms, dx, Write::Set);
-        lora::add_dropped(self.pool, active, low, dx);
+        self.exec.input_gradient(inputs, &terms, dx)?;
+        lora::add_dropped(self.exec, active, low, dx)
     }
 
     /// The norm that this decoder has everywhere, or the one over heads, which is never a LayerNorm.
@@ -248,41 +246,45 @@ impl Network<'_> {
     }
 
     /// y = norm(x).
-    pub fn norm(&self, x: &[f32], weights: &NormWeights, y: &mut Vec<f32>) {
-        y.resize(x.len(), 0.0);
+    pub fn norm(&self, x: &Floats, weights: &NormWeights, y: &mut Floats) -> Result<()> {
         match (&self.config.norm, &weights.bias) {
             (Norm::LayerNorm, Some(bias)) => {
-                layernorm::forward(self.pool, self.config.norm_eps, x, &weights.weight, bias, y);
+                self.exec.layer_norm(self.config.norm_eps, x, [&weights.weight, bias], y)?;
             }
             (Norm::LayerNorm | Norm::RmsNorm | Norm::RmsNormOnePlus, _) => {
-                self.rms_norm().forward(self.pool, x, &weights.weight, y);
+                self.exec.rms_norm(self.rms_norm(), x, &weights.weight, y)?;
             }
         }
+        Ok(())
     }
 
     /// Backward of [`Network::norm`]: dx is set or added to, gradients of the norm at `place` are added.
     pub fn norm_backward(
         &self,
-        x: &[f32],
+        x: &Floats,
         (place, weights): (Place, &NormWeights),
-        dy: &[f32],
-        (dx, write): (&mut [f32], Write),
+        dy: &Floats,
+        (dx, write): (&mut Floats, Write),
         gradients: &mut Gradients,
-        sums: &mut Vec<f32>,
-    ) {
+        sums: &mut Floats,
+    ) -> Result<()> {
+        if write == Write::Set {
+            self.exec.resize(dx, x.len())?;
+        }
         match (&self.config.norm, &weights.bias) {
             (Norm::LayerNorm, Some(_)) => {
                 let [Pair { weight, bias }] = gradients.at([place]);
                 let dw_db = weight.zip(bias).map(|(dw, db)| [dw, db]);
-                let gradients = layernorm::Gradients { dx, write, dw_db };
-                layernorm::backward(self.pool, self.config.norm_eps, x, &weights.weight, dy, gradients, sums);
+                let eps = self.config.norm_eps;
+                self.exec.layer_norm_backward(eps, x, &weights.weight, dy, (dx, write), dw_db, sums)?;
             }
             (Norm::LayerNorm | Norm::RmsNorm | Norm::RmsNormOnePlus, _) => {
                 let dw = gradients.get_mut(TensorId::weight(place));
-                let gradients = rmsnorm::Gradients { dx, write, dw };
-                self.rms_norm().backward(self.pool, x, &weights.weight, dy, gradients, sums);
+                let norm = self.rms_norm();
+                self.exec.rms_norm_backward(norm, x, &weights.weight, dy, (dx, write), dw, sums)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -297,21 +299,19 @@ impl<'a> Block<'a> {
     }
 
     /// Shows an observer what the matrices of these parts multiply.
-    fn show(&self, parts: &[Part], x: &[f32], width: usize) {
+    fn show(&self, parts: &[Part], x: &Floats, width: usize) -> Result<()> {
         if let Some(observer) = self.network.observer {
             let places: Vec<Place> = parts.iter().map(|&part| self.place(part)).collect();
-            observer.inputs(&places, x, width);
+            observer.inputs(&places, &x.read()?, width);
         }
+        Ok(())
     }
 
     /// Copies the stream for backward.
-    fn keep(&self, x: &[f32], copy: &mut Vec<f32>) {
+    fn keep(&self, x: &Floats, copy: &mut Floats) -> Result<()> {
         match self.network.mode {
-            Mode::Inference => {}
-            Mode::Training => {
-                copy.clear();
-                copy.extend_from_slice(x);
-            }
+            Mode::Inference => Ok(()),
+            Mode::Training => Ok(self.network.exec.copy(x, copy)?),
         }
     }
 }

@@ -78,6 +78,22 @@ impl Kept {
         }
     }
 
+    /// Sets the bits of all other tokens: token v is bit `v % 32` of word `v / 32`. `words` `[V / 32 rounded up]` are set.
+    pub fn bits_of_others(&self, words: &mut [u32]) {
+        match self {
+            Kept::List(ids, _) => {
+                words.fill(0);
+                ids.iter().for_each(|&id| words[id as usize / 32] |= 1 << (id % 32));
+            }
+            Kept::Bits(bits, _) => words.copy_from_slice(bits),
+        }
+        for (i, word) in words.iter_mut().enumerate() {
+            // Behind the last token there is none.
+            let tokens = (self.vocab() - 32 * i).min(32);
+            *word = !*word & (u32::MAX >> (32 - tokens));
+        }
+    }
+
     /// Sets the logits of all other tokens to -infinity.
     pub fn leave_out_others(&self, z: &mut [f32]) {
         const OUT: f32 = f32::NEG_INFINITY;

@@ -13,7 +13,7 @@ use super::drawn::Drawn;
 use super::lookup;
 use super::sampler::{Sampler, SamplerOptions, log_probabilities};
 use crate::config::Positions;
-use crate::decoder::{Chunk, Model, Rows, Scratch};
+use crate::decoder::{Chunk, Model, Picked, Rows, Scratch};
 use crate::error::{Error, Result, fail};
 use crate::kv_cache::{KvCache, MAX_CHUNK};
 use std::collections::VecDeque;
@@ -249,9 +249,26 @@ struct Sequence {
     wanted: usize,
 }
 
+/// A sequence's part of what a step gives.
+enum Wanted<'a> {
+    /// The likeliest tokens of its rows.
+    Ids(&'a [u32]),
+    /// The logits of its rows.
+    Logits(&'a mut [f32]),
+}
+
+/// A row of that.
+enum Row<'a> {
+    Likeliest(u32),
+    Logits(&'a [f32]),
+}
+
 /// What came of a step for one sequence.
 #[derive(Default)]
 struct Turn {
+    /// Rows of logits that it had, and what they were multiplied with.
+    rows: usize,
+    scale: f32,
     prompt_tokens: usize,
     tokens: Vec<Token>,
     proposed: usize,
@@ -374,33 +391,50 @@ impl<M: Deref<Target = Model>> Engine<M> {
     /// What the forward pass refuses; what one sequence's sampler refuses ends that sequence alone
     /// ([`FinishReason::Failed`]).
     pub fn step(&mut self) -> Result<Vec<Event>> {
-        self.admit();
+        self.admit()?;
         self.plan();
         let Engine { model, scratch, active, .. } = self;
         let mut chunks: Vec<Chunk> = active.iter_mut().filter_map(Sequence::chunk).collect();
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
-        let mut logits = model.forward(scratch, &mut chunks)?;
+        model.compute(scratch, &mut chunks)?;
         drop(chunks);
+        // Where only the likeliest tokens are wanted, a GPU finds them.
+        let are_plain = active.iter().all(|sequence| sequence.wanted == 0 || sequence.wants_ids_alone());
+        let likeliest = if are_plain { model.likeliest(scratch)? } else { None };
+        let mut ids = likeliest.as_deref();
+        let mut logits = match ids {
+            Some(_) => &mut [],
+            None => scratch.logits()?,
+        };
 
         // Choosing from a large vocabulary takes long enough to be shared out among the threads.
         let vocab_size = model.config().vocab_size;
         let turns = active.iter_mut().map(|sequence| {
-            let own = logits.split_off_mut(..sequence.wanted * vocab_size).unwrap_or_default();
+            let own = match &mut ids {
+                Some(ids) => Wanted::Ids(ids.split_off(..sequence.wanted).unwrap_or_default()),
+                None => {
+                    Wanted::Logits(logits.split_off_mut(..sequence.wanted * vocab_size).unwrap_or_default())
+                }
+            };
             Mutex::new((sequence, own, Turn::default()))
         });
         let turns: Vec<_> = turns.collect();
         model.pool().run(turns.len(), |at| {
             let mut turn = turns[at].lock().unwrap_or_else(PoisonError::into_inner);
-            let (sequence, logits, turn) = &mut *turn;
-            *turn = sequence.take(logits.chunks_exact(vocab_size));
+            let (sequence, wanted, turn) = &mut *turn;
+            *turn = match wanted {
+                Wanted::Ids(ids) => sequence.take(ids.iter().map(|&id| Row::Likeliest(id))),
+                Wanted::Logits(logits) => sequence.take(logits.chunks_exact(vocab_size).map(Row::Logits)),
+            };
         });
-        let turns: Vec<(SequenceId, Turn)> = turns
+        let mut turns: Vec<(SequenceId, Turn)> = turns
             .into_iter()
             .map(|turn| turn.into_inner().unwrap_or_else(PoisonError::into_inner))
             .map(|(sequence, _, turn)| (sequence.id, turn))
             .collect();
+        as_training_has_them(model, scratch, &mut turns)?;
 
         self.stats.steps += 1;
         let mut events = Vec::new();
@@ -419,21 +453,24 @@ impl<M: Deref<Target = Model>> Engine<M> {
     }
 
     /// Moves sequences from the queue to where there is room.
-    fn admit(&mut self) {
+    fn admit(&mut self) -> Result<()> {
         while self.active.len() < self.options.max_batch {
-            let Some((id, request)) = self.queue.pop_front() else { return };
+            let Some((id, request)) = self.queue.pop_front() else { break };
             let prompt = request.prompt.len();
             let wanted = prompt.saturating_add(request.max_tokens);
             let limit = wanted.min(self.options.context);
             let positions = if request.keep { self.options.context } else { limit };
             let session = request.session.and_then(|session| reuse(session, &request.prompt, positions));
-            let cache = session.unwrap_or_else(|| {
-                let mut cache = self.cache(positions);
-                if let Some(prefix) = request.prefix {
-                    cache.copy(&prefix.cache, prefix.common(&request.prompt));
+            let cache = match session {
+                Some(cache) => cache,
+                None => {
+                    let mut cache = self.cache(positions)?;
+                    if let Some(prefix) = request.prefix {
+                        cache.copy(&prefix.cache, prefix.common(&request.prompt))?;
+                    }
+                    cache
                 }
-                cache
-            });
+            };
             let now = Instant::now();
             self.active.push(Sequence {
                 id,
@@ -459,13 +496,26 @@ impl<M: Deref<Target = Model>> Engine<M> {
                 wanted: 0,
             });
         }
+        Ok(())
     }
 
     /// An empty cache with room for `positions`: the smallest of the old ones that will do, or a new one.
-    fn cache(&mut self, positions: usize) -> KvCache {
+    fn cache(&mut self, positions: usize) -> Result<KvCache> {
         let fits = self.free.iter().enumerate().filter(|(_, cache)| cache.capacity() >= positions);
-        match fits.min_by_key(|(_, cache)| cache.capacity()).map(|(at, _)| at) {
-            Some(at) => self.free.swap_remove(at),
+        if let Some(at) = fits.min_by_key(|(_, cache)| cache.capacity()).map(|(at, _)| at) {
+            return Ok(self.free.swap_remove(at));
+        }
+        if self.model.gpu().is_none() {
+            return self.model.new_cache(positions, self.options.cache);
+        }
+        // On a GPU, those of sequences that will run side by side lie together. What is not written takes no memory there,
+        // so each may become as long as any.
+        let waiting = self.queue.len() + 1;
+        let count = waiting.min(self.options.max_batch);
+        let context = positions.max(self.options.context);
+        self.free.extend(self.model.new_caches(count, context, self.options.cache)?);
+        match self.free.pop() {
+            Some(cache) => Ok(cache),
             None => self.model.new_cache(positions, self.options.cache),
         }
     }
@@ -501,13 +551,40 @@ impl<M: Deref<Target = Model>> Engine<M> {
         };
         if sequence.keep {
             finish.session = Some(Session { tokens: sequence.tokens, cache: sequence.cache });
-        } else if self.free.len() < self.options.max_batch {
+        } else if self.free.len() < 2 * self.options.max_batch {
             let mut cache = sequence.cache;
             cache.clear();
             self.free.push(cache);
         }
         finish
     }
+}
+
+/// Gives tokens the log-probabilities that training will give them, where a GPU has made the logits.
+fn as_training_has_them(
+    model: &Model,
+    scratch: &mut Scratch,
+    turns: &mut [(SequenceId, Turn)],
+) -> Result<()> {
+    let mut picked = Vec::new();
+    let mut first = 0;
+    for (_, turn) in turns.iter() {
+        for (i, token) in turn.tokens.iter().enumerate() {
+            if let Some(Drawn { kept, .. }) = &token.drawn {
+                let (token, scale, kept) = (token.id, turn.scale, kept.as_ref());
+                picked.push(Picked { row: first + i, token, scale, kept });
+            }
+        }
+        first += turn.rows;
+    }
+    if picked.is_empty() {
+        return Ok(());
+    }
+    let Some(found) = model.log_probabilities(scratch, &picked)? else { return Ok(()) };
+    let tokens = turns.iter_mut().flat_map(|(_, turn)| &mut turn.tokens);
+    let drawn = tokens.filter_map(|token| token.drawn.as_mut());
+    drawn.zip(found).for_each(|(drawn, logprob)| drawn.logprob = logprob);
+    Ok(())
 }
 
 /// The cache of a session, cut back to what the session and `prompt` have in common. `None` if the cache is too small.
@@ -568,9 +645,15 @@ impl Sequence {
         (!tokens.is_empty()).then_some(Chunk { tokens, cache: &mut self.cache, logits })
     }
 
-    /// Takes this sequence's rows of a step's logits.
-    fn take<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) -> Turn {
-        let mut turn = Turn::default();
+    /// Whether nothing but the likeliest tokens is asked of its rows.
+    fn wants_ids_alone(&self) -> bool {
+        self.sampler.options().takes_the_likeliest() && self.logprobs.is_none() && !self.drawn
+    }
+
+    /// Takes this sequence's rows of what a step gives.
+    fn take<'a>(&mut self, rows: impl Iterator<Item = Row<'a>>) -> Turn {
+        let scale = self.sampler.options().scale();
+        let mut turn = Turn { rows: self.wanted, scale, ..Turn::default() };
         let planned = std::mem::take(&mut self.planned);
         if self.reads_prompt() {
             turn.prompt_tokens = planned;
@@ -586,8 +669,14 @@ impl Sequence {
         let guess = self.tokens.split_off(self.tokens.len() - self.guessed);
         self.guessed = 0;
         turn.proposed = guess.len();
-        for (at, logits) in rows.enumerate() {
-            let id = match self.sampler.sample(logits, &self.tokens, self.answered() as u64) {
+        for (at, row) in rows.enumerate() {
+            let (id, logits) = match row {
+                Row::Likeliest(id) => (Ok(id), &[][..]),
+                Row::Logits(logits) => {
+                    (self.sampler.sample(logits, &self.tokens, self.answered() as u64), logits)
+                }
+            };
+            let id = match id {
                 Ok(id) => id,
                 Err(error) => {
                     turn.ended = Some(FinishReason::Failed(error));

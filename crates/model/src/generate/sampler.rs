@@ -129,6 +129,11 @@ impl SamplerOptions {
         self.temperature > 0.0 && self.logit_bias.is_empty() && !self.penalises()
     }
 
+    /// Whether the likeliest token is taken, as the logits are.
+    pub fn takes_the_likeliest(&self) -> bool {
+        self.temperature == 0.0 && self.logit_bias.is_empty() && !self.penalises()
+    }
+
     fn penalises(&self) -> bool {
         self.repeat_last_n > 0
             && (self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0)

@@ -67,7 +67,7 @@ impl Importances {
         let piece_len = PIECE.min(model.config().max_seq).max(1);
         let mut done = 0;
         for piece in tokens.chunks(piece_len) {
-            let mut cache = model.new_cache(piece_len, CacheType::F16);
+            let mut cache = model.new_cache(piece_len, CacheType::F16)?;
             for tokens in piece.chunks(STEP) {
                 let chunk = Chunk { tokens, cache: &mut cache, logits: Rows::All };
                 model.observe(&mut scratch, &mut [chunk], &collector)?;

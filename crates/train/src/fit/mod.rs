@@ -326,7 +326,7 @@ impl Run {
         // An adapter's a has no gradient as long as its b is 0, which it is in the first step alone.
         let is_first = self.state.updates == 0 || self.state.updates == 1 && self.unreceived;
         if is_first && measured.refused.is_none() {
-            let (count, without) = self.trainer.received();
+            let (count, without) = self.trainer.received()?;
             self.unreceived = !without.is_empty();
             watch.received(self.state.step + 1, count, &without);
         }
@@ -374,7 +374,7 @@ impl Run {
             (None, None) => {
                 self.state.bad_steps = 0;
                 self.state.updates += 1;
-                self.trainer.update(&measured, lr);
+                self.trainer.update(&measured, lr).context(|| format!("step {step}"))?;
                 None
             }
         };

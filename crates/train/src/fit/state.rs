@@ -10,6 +10,7 @@ use crate::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
+use wootz_kernels::exec::Values;
 use wootz_text::Tokenizer;
 
 /// The file of [`State`].
@@ -88,7 +89,7 @@ pub fn write(
     let shapes: Vec<[usize; 1]> = arrays.iter().map(|(_, values)| [values.len()]).collect();
     let specs: Vec<TensorSpec> =
         arrays.iter().zip(&shapes).map(|((name, _), shape)| TensorSpec { name, shape }).collect();
-    writer.tensors(MOMENTS, &specs, |i, sink| Ok(sink.write(arrays[i].1)?))?;
+    writer.tensors(MOMENTS, &specs, |i, sink| Ok(sink.write(&arrays[i].1.read()?)?))?;
     writer.json(STATE, state)
 }
 
@@ -104,13 +105,15 @@ pub fn read_moments(trainer: &mut Trainer, checkpoint: &Checkpoint) -> Result<()
         );
     }
     for (name, values) in arrays {
-        file.read(&name, &[values.len()], values)?;
+        let mut stored = vec![0.0; values.len()];
+        file.read(&name, &[values.len()], &mut stored)?;
+        values.write(&stored)?;
     }
     Ok(())
 }
 
 /// The moments with their names: `m.layers.0.q.weight`.
-fn moments(optimizer: &mut Optimizer) -> Vec<(String, &mut [f32])> {
+fn moments(optimizer: &mut Optimizer) -> Vec<(String, &mut Values)> {
     let name = |array: Array| match array {
         Array::M => "m",
         Array::V => "v",

@@ -105,7 +105,7 @@ impl Inputs {
         }
         let trained = if lora { Trained::Adapter { beside: Vec::new() } } else { Trained::All };
         let (options, format, recompute) = (learning.options(), learning.format(), learning.recompute());
-        let mut trainer = Trainer::new(model, options, format, recompute, learning.clip(), trained);
+        let mut trainer = Trainer::new(model, options, format, recompute, learning.clip(), trained)?;
         trainer.measure_entropies();
         let (own, base) = (tokenizer.clone(), settings.model.clone());
         let feed = Answering::new(feed::Parts {

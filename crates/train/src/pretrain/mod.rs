@@ -83,7 +83,7 @@ impl Inputs {
             val_data.map(|data| Validation::new(data, batch, seq, vocab, Tail::Pad)).transpose()?;
         let learning = &settings.learning;
         let (options, format, recompute) = (learning.options(), learning.format(), learning.recompute());
-        let trainer = Trainer::new(model, options, format, recompute, learning.clip(), Trained::All);
+        let trainer = Trainer::new(model, options, format, recompute, learning.clip(), Trained::All)?;
         // One that can only decode (llm.c's) has no file of its own.
         let own = tokenizer.clone().filter(|tokenizer| tokenizer.to_folder().is_ok());
         Ok(Parts {

@@ -76,7 +76,7 @@ impl Inputs {
             false => Trained::Adapter { beside: Vec::new() },
         };
         let (options, format, recompute) = (learning.options(), learning.format(), learning.recompute());
-        let trainer = Trainer::new(model, options, format, recompute, learning.clip(), trained);
+        let trainer = Trainer::new(model, options, format, recompute, learning.clip(), trained)?;
         let (own, base, full) = (tokenizer.clone(), settings.model.clone(), settings.full);
         Ok(Parts {
             plan: Plan::new(learning, &settings.meanwhile)?,
