@@ -198,6 +198,23 @@ fn a_run_that_is_killed_on_a_gpu_leaves_a_whole_checkpoint() {
     assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
 }
 
+/// Muon has no kernel: the CPU computes it and that is said, or it is an error.
+#[test]
+fn what_has_no_kernel_falls_back_and_is_counted() {
+    let folder = Folder::new("device-fallback");
+    if !has_vulkan(&folder) {
+        return;
+    }
+    let muon = ["--optimizer", "muon", "--steps", "1"];
+    let strict = [&SMALL[..], &muon, &["--name", "strict"]].concat();
+    let said = error(&folder, &strict);
+    assert!(said.contains("Muon has no kernel") && said.contains("--no-fallback"), "{said}");
+    let free: Vec<&str> = strict.iter().copied().filter(|arg| *arg != "--no-fallback").collect();
+    let found = output(&folder, &[&free[..free.len() - 1], &["free"]].concat());
+    let said = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.success() && said.contains("operations were computed on the CPU"), "{said}");
+}
+
 /// An adapter over quantised weights is tuned and reinforced on the GPU, on policy.
 #[test]
 fn tuning_and_reinforcing_on_a_gpu() {

@@ -21,6 +21,7 @@ use wootz_model::load;
 use wootz_text::{Special, Tokenizer};
 
 use super::answer::{Answer, note, rate, show};
+use super::device::report_fallbacks;
 use super::flags::{Count, RunningArgs, SamplingArgs, count_or_all, read_adapter, with_strength};
 use crate::interrupt::Listener;
 use crate::model_arg;
@@ -210,6 +211,7 @@ impl Chat {
                 Err(error) => note(&format!("error: {error:#}")),
             }
         }
+        report_fallbacks(self.engine.model());
         Ok(())
     }
 

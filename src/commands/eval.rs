@@ -1,7 +1,7 @@
 //! `wootz eval`: how well a model answers.
 
 use super::answer::note;
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, report_fallbacks};
 use super::flags::{AdapterArgs, PrecisionArg};
 use super::prompts::{read_prompts, rewards};
 use super::tuning;
@@ -151,6 +151,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         bail!("none of the answers could be judged");
     }
     report(args, spec, &groups, &summary, seconds);
+    report_fallbacks(&model);
     Ok(())
 }
 

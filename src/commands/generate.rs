@@ -12,6 +12,7 @@ use wootz_model::load;
 use wootz_text::{Special, Tokenizer};
 
 use super::answer::{Answer, note, rate, show};
+use super::device::report_fallbacks;
 use super::flags::{Count, RunningArgs, SamplingArgs, count_or_all};
 use crate::interrupt::{Interrupted, Listener};
 use crate::model_arg;
@@ -155,6 +156,7 @@ pub fn run(mut args: GenerateArgs) -> Result<()> {
         show(&format!("{result}\n"))?;
     }
     report(&rows, &engine, load_seconds, start);
+    report_fallbacks(engine.model());
     if interrupted {
         return Err(Interrupted.into());
     }

@@ -110,6 +110,7 @@ fn against_reference(args: &CheckArgs, model: &str, file: &Path, threads: usize)
     if let Some(path) = &args.dump {
         dump(path, &model, &reference, &logits, loss, &own)?;
     }
+    super::device::report_fallbacks(&model);
     let gradients = match reference.gradients.is_empty() {
         true => Vec::new(),
         false => gradients::compare(&own, &reference.gradients)?,

@@ -3,7 +3,7 @@
 mod rescore;
 mod settings;
 
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, report_fallbacks};
 use super::memory::Whose;
 use super::prompts::{read_prompts, rewards};
 use super::settings::{RunArgs, checkpoint};
@@ -66,6 +66,7 @@ pub fn run(args: GrpoArgs) -> Result<()> {
     let end = ready.run.train(&mut screen);
     screen.progress.finish();
     let end = end?;
+    report_fallbacks(ready.run.model());
     let Ready { run, settings, .. } = ready;
     if args.run.json {
         println!("{}", screen.result(&run, end, begun));

@@ -3,6 +3,7 @@
 mod settings;
 
 use super::data::samples::notes;
+use super::device::report_fallbacks;
 use super::memory::Whose;
 use super::settings::{RunArgs, checkpoint};
 use super::tuning;
@@ -51,6 +52,7 @@ pub fn run(args: SftArgs) -> Result<()> {
     let end = ready.run.train(&mut screen);
     screen.progress.finish();
     let end = end?;
+    report_fallbacks(ready.run.model());
     let Ready { run, settings, .. } = ready;
     if args.run.json {
         println!("{}", screen.result(&run, end, begun));

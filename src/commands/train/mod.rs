@@ -3,6 +3,7 @@
 mod corpus;
 mod settings;
 
+use super::device::report_fallbacks;
 use super::memory::{self, Whose};
 use super::settings::{RunArgs, checkpoint};
 use super::watch::{Samples, Screen, beginning};
@@ -52,6 +53,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
     let end = run.run.train(&mut screen);
     screen.progress.finish();
     let end = end?;
+    report_fallbacks(run.run.model());
     if args.run.json {
         println!("{}", screen.result(&run.run, end, begun));
     } else {

@@ -1,8 +1,10 @@
 //! The driver for Vulkan and Metal, through the `wgpu` crate: runs the `.wgsl` of a kernel.
 //!
 //! Launches are collected in one compute pass and sent together: a submission costs as much as a small kernel. They are
-//! sent when [`BATCH`] are waiting, and before anything is uploaded, downloaded or waited for. So a token is one
+//! sent when `BATCH` are waiting, and before anything is uploaded, downloaded or waited for. So a token is one
 //! submission, if all uploads come before its first launch.
+//!
+//! An upload is in memory twice until it is sent, so large ones are sent as they come.
 //!
 //! What a launch needs of the driver beside its pipeline, a group of bindings, is made once for the same buffers.
 
@@ -24,6 +26,11 @@ const BATCH: usize = 512;
 /// How many groups of bindings are kept at most.
 const GROUPS: usize = 8192;
 
+/// Bytes of uploads that wait at most: until they are sent, each is in memory twice.
+const UPLOADS: usize = 64 << 20;
+/// Bytes of the buffer for downloads that is kept at most.
+const KEPT: usize = 64 << 20;
+
 /// A device driven through Vulkan or Metal.
 pub struct Wgpu {
     info: Info,
@@ -31,6 +38,8 @@ pub struct Wgpu {
     queue: api::Queue,
     kernels: Mutex<HashMap<&'static str, Arc<Compiled>>>,
     waiting: Mutex<Waiting>,
+    /// The buffer through which downloads go, when none is on its way.
+    staging: Mutex<Option<api::Buffer>>,
     /// Counts the buffers that were freed: groups of bindings made before that keep them alive.
     freed: Arc<AtomicU64>,
     /// What the driver reported outside of any call: the device is gone, or a queued launch failed.
@@ -70,6 +79,8 @@ struct Waiting {
     pass: Option<api::ComputePass<'static>>,
     encoder: Option<api::CommandEncoder>,
     launches: usize,
+    /// Bytes of uploads since something was sent last.
+    uploads: usize,
     /// The groups of bindings of kernels and buffers, and what [`Wgpu::freed`] was when they were made.
     groups: HashMap<(&'static str, [u64; 8]), api::BindGroup>,
     freed: u64,
@@ -139,8 +150,16 @@ impl Wgpu {
         device.on_uncaptured_error(Arc::new(move |error| {
             lock(&seen).get_or_insert(Trouble::Failed(error.to_string()));
         }));
-        let (kernels, waiting, freed) = (Mutex::default(), Mutex::default(), Arc::default());
-        Ok(Wgpu { info, device, queue, kernels, waiting, freed, trouble })
+        Ok(Wgpu {
+            info,
+            device,
+            queue,
+            kernels: Mutex::default(),
+            waiting: Mutex::default(),
+            staging: Mutex::default(),
+            freed: Arc::default(),
+            trouble,
+        })
     }
 
     /// Gives the device up: what follows is [`Error::Lost`], as if it had been unplugged. For tests of what then happens.
@@ -187,17 +206,19 @@ impl Wgpu {
 
     /// Sends what is waiting.
     fn flush(&self) -> Result<()> {
-        let (encoder, launches) = {
+        let (encoder, launches, uploads) = {
             let mut waiting = lock(&self.waiting);
             drop(waiting.pass.take());
-            (waiting.encoder.take(), std::mem::take(&mut waiting.launches))
+            let launches = std::mem::take(&mut waiting.launches);
+            (waiting.encoder.take(), launches, std::mem::take(&mut waiting.uploads))
         };
-        match encoder {
-            None => Ok(()),
-            Some(encoder) => self.guarded(&format!("send {launches} launches"), 0, || {
-                self.queue.submit([encoder.finish()]);
-            }),
+        if encoder.is_none() && uploads == 0 {
+            return Ok(());
         }
+        self.guarded(&format!("send {launches} launches"), 0, || {
+            // Without launches, the uploads alone.
+            self.queue.submit(encoder.map(api::CommandEncoder::finish));
+        })
     }
 
     /// Waits until the queue is empty.
@@ -329,8 +350,15 @@ impl Gpu for Wgpu {
         if data.is_empty() {
             return Ok(());
         }
-        self.flush()?; // a write goes ahead of launches that are not yet sent
-        self.guarded("upload", data.len(), || self.queue.write_buffer(&buffer.buffer, offset as u64, data))
+        if lock(&self.waiting).launches > 0 {
+            self.flush()?; // a write goes ahead of launches that are not yet sent
+        }
+        self.guarded("upload", data.len(), || self.queue.write_buffer(&buffer.buffer, offset as u64, data))?;
+        let mut waiting = lock(&self.waiting);
+        waiting.uploads += data.len();
+        let is_much = waiting.uploads >= UPLOADS;
+        drop(waiting);
+        if is_much { self.synchronize() } else { Ok(()) }
     }
 
     fn download(&self, buffer: &WgpuBuffer, offset: usize, data: &mut [u8]) -> Result<()> {
@@ -339,23 +367,32 @@ impl Gpu for Wgpu {
             return self.synchronize();
         }
         self.flush()?;
+        let bytes = data.len() as u64;
+        let kept = lock(&self.staging).take().filter(|staging| staging.size() >= bytes);
         let staging = self.guarded("download", data.len(), || {
-            let staging = self.device.create_buffer(&api::BufferDescriptor {
-                label: Some("download"),
-                size: data.len() as u64,
-                usage: api::BufferUsages::MAP_READ | api::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
+            let staging = kept.unwrap_or_else(|| {
+                self.device.create_buffer(&api::BufferDescriptor {
+                    label: Some("download"),
+                    size: if data.len() <= KEPT { bytes.next_power_of_two() } else { bytes },
+                    usage: api::BufferUsages::MAP_READ | api::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
             });
             let mut encoder = self.device.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(&buffer.buffer, offset as u64, &staging, 0, data.len() as u64);
+            encoder.copy_buffer_to_buffer(&buffer.buffer, offset as u64, &staging, 0, bytes);
             self.queue.submit([encoder.finish()]);
             staging
         })?;
         // The outcome of the mapping is seen below: an unmapped buffer has no mapped range.
-        staging.map_async(api::MapMode::Read, .., |_| {});
+        staging.map_async(api::MapMode::Read, ..bytes, |_| {});
         self.drain("download")?;
-        let view = staging.get_mapped_range(..).map_err(|e| self.failed("download", e.to_string()))?;
+        let view = staging.get_mapped_range(..bytes).map_err(|e| self.failed("download", e.to_string()))?;
         data.copy_from_slice(&view);
+        drop(view);
+        staging.unmap();
+        if data.len() <= KEPT {
+            *lock(&self.staging) = Some(staging);
+        }
         Ok(())
     }
 
