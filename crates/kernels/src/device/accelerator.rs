@@ -116,7 +116,7 @@ impl Driver {
 /// Small buffers come in powers of two from this size on, so that they fit again.
 const SMALLEST: usize = 256;
 /// Larger ones in steps of this size.
-const STEP: usize = 1 << 16;
+const STEP: usize = 1 << 12;
 
 /// The bytes that are allocated for a buffer of `bytes`.
 fn rounded(bytes: usize) -> usize {
@@ -345,7 +345,9 @@ mod tests {
 
     #[test]
     fn sizes_are_rounded_so_that_buffers_fit_again() {
-        for (bytes, expected) in [(0, 256), (4, 256), (260, 512), (65_532, 65_536), (65_540, 131_072)] {
+        for (bytes, expected) in
+            [(0, 256), (4, 256), (260, 512), (4092, 4096), (4100, 8192), (65_540, 69_632)]
+        {
             assert_eq!(rounded(bytes), expected, "{bytes}");
         }
     }

@@ -178,6 +178,10 @@ impl Wgpu {
         let refused = wait(validation.pop());
         let broken = wait(internal.pop());
         let exhausted = wait(memory.pop());
+        if refused.is_some() || broken.is_some() {
+            // Nothing is right on a device that is gone, and the driver says so only to who asks.
+            let _ = self.device.poll(api::PollType::Poll);
+        }
         self.check_trouble(doing)?;
         if exhausted.is_some() {
             return Err(Error::OutOfMemory { device: self.info.name.clone(), bytes });
