@@ -207,3 +207,69 @@ fn a_lost_device_is_said_to_be_lost() {
         "{errors:?}"
     );
 }
+
+/// Heads of a width that no kernel takes: attention goes to the CPU and back, which is counted; forward and backward.
+#[test]
+fn attention_without_a_kernel_falls_back() {
+    use wootz_model::Gradients;
+    use wootz_model::init::Init;
+    use wootz_model::presets::{Overrides, preset};
+    use wootz_model::weights::Weights;
+    if gpu::open().is_none() {
+        return;
+    }
+    let overrides = Overrides {
+        n_layers: Some(2),
+        dim: Some(60),
+        n_heads: Some(2),
+        n_kv_heads: Some(1),
+        vocab_size: Some(64),
+        ..Overrides::default()
+    };
+    let (architecture, mut config) = preset("tiny").unwrap().config(&overrides).unwrap();
+    config.head_dim = 30;
+    let make = || {
+        let pool = wootz_kernels::Pool::new(2);
+        let init = Init { seed: 1, std: 0.2 };
+        let fill = |id, first, out: &mut [f32]| init.fill(&config, id, first, out);
+        let weights = Weights::generate(&config, &pool, wootz_kernels::DType::F32, fill);
+        Model::from_weights(architecture, config.clone(), weights, pool)
+    };
+    let (cpu, mut model) = (make(), make());
+    let gpu = Accelerator::open(wootz_kernels::device::Api::Any, None, true).unwrap();
+    model.place(&gpu, usize::MAX).unwrap();
+
+    let request = || vec![Request { logprobs: Some(0), ..Request::greedy(prompt(&cpu, 5, 1), 6) }];
+    let expected = answers(&mut engine(&cpu, 1, 64, CacheType::F32), request()).remove(0);
+    let found = answers(&mut engine(&model, 1, 64, CacheType::F32), request()).remove(0);
+    assert_eq!(ids(&found), ids(&expected));
+    assert!(gpu.fallbacks() > 0);
+
+    let tokens = prompt(&cpu, 12, 2);
+    let targets: Vec<i32> = tokens.iter().map(|&token| (token as i32 + 1) % 64).collect();
+    let batch = Batch { tokens: &tokens, targets: &targets, lengths: &[7, 5] };
+    let gradients = |model: &Model| {
+        let mut gradients = Gradients::new(model, |_| true).unwrap();
+        let mut training = Training::new(Recompute::Block, CacheType::F32);
+        let write = wootz_kernels::ops::Write::Set;
+        training.gradients(model, &batch, &|_, _| 0.1, &mut gradients, write).unwrap();
+        gradients
+    };
+    let (expected, found) = (gradients(&cpu), gradients(&model));
+    for ((id, expected), (_, found)) in expected.iter().zip(found.iter()) {
+        let (expected, found) = (expected.read().unwrap(), found.read().unwrap());
+        let norm = expected.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+        let off =
+            expected.iter().zip(found.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        assert!(off <= 1e-4 * norm + 1e-7, "{id}: off by {off:e} of {norm:e}");
+    }
+
+    gpu.forbid_fallback();
+    let mut strict = engine(&model, 1, 64, CacheType::F32);
+    strict.add(Request::greedy(prompt(&cpu, 5, 1), 1)).unwrap();
+    let error = strict.step().unwrap_err().to_string();
+    assert!(
+        error.contains("heads of this width have no kernel") && error.contains("--no-fallback"),
+        "{error}"
+    );
+}
