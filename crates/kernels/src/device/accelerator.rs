@@ -136,7 +136,10 @@ impl Accelerator {
         #[cfg(feature = "wgpu")]
         {
             let takes = |info: &Info| api.takes(info) && (software || name.is_some() || !info.software);
-            let gpu = super::wgpu::Wgpu::open_by(name, takes)?;
+            let gpu = super::wgpu::Wgpu::open_by(name, takes).map_err(|error| match (error, api.name()) {
+                (Error::NoAdapter { why, advice, .. }, Some(api)) => Error::NoAdapter { api, why, advice },
+                (error, _) => error,
+            })?;
             let info = gpu.info().clone();
             Ok(Accelerator(Arc::new(Shared {
                 driver: Driver::Wgpu(gpu),
