@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use wootz_formats::Checkpoint;
 use wootz_kernels::device::Accelerator;
 use wootz_kernels::ops::attention::CacheType;
+use wootz_kernels::simd::IsaKind;
 use wootz_kernels::{DType, Precision, panels};
 use wootz_model::adapter::{self, Base};
 use wootz_model::load::LoadOptions;
@@ -141,8 +142,10 @@ fn ten_lora_steps(gpu: Option<&Accelerator>) {
                 assert_eq!(received + without.len(), trainer.model.adapters()[0].tensors().len());
                 worst = worst.max((step.loss / number(&want["loss"]) - 1.0).abs());
                 // A model of rounded weights takes another way, a little more so with each step, and near its end the norm
-                // is that of another place: how far off depends on how a CPU sums products of bf16.
-                if dtype == DType::F32 || i < 5 {
+                // is that of another place. How far off depends on how products are summed: with AVX-512 on a CPU all ten
+                // norms are as near as the losses, elsewhere the first five.
+                let is_near = gpu.is_none() && IsaKind::current() == IsaKind::Avx512;
+                if dtype == DType::F32 || is_near || i < 5 {
                     worst = worst.max((step.grad_norm / number(&want["grad_norm"]) - 1.0).abs());
                 }
                 assert!(

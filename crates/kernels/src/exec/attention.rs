@@ -154,7 +154,7 @@ impl Exec<'_> {
     }
 
     /// As [`Exec::attend_caches`], with caches on the device: layer number `layer` of the slabs.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments)] // as above
     pub fn attend_slots(
         &self,
         shape: &on_gpu::Attention,
