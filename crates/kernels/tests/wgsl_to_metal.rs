@@ -1,36 +1,54 @@
 //! Every `.wgsl` kernel as Metal and as SPIR-V, without a device: what cannot run on a Mac is found here.
 
 use naga::back::{msl, spv};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
-use wootz_kernels::device::{Access, Kernel, kernels};
+use wootz_kernels::device::{Ability, Access, Kernel, kernels};
 
 /// What a kernel may ask of a device: WebGPU's portable limits.
 const MAX_BUFFERS: usize = 8;
 const MAX_WORKGROUP_BYTES: u32 = 32 * 1024;
 const MAX_THREADS: u32 = 256;
 
-fn wgsl_kernels() -> impl Iterator<Item = (&'static Kernel, &'static str)> {
-    kernels().filter_map(|kernel| Some((kernel, kernel.wgsl?)))
+/// Every text of every kernel, and what it asks for.
+fn wgsl_kernels() -> impl Iterator<Item = (&'static Kernel, Ability, &'static str)> {
+    kernels().flat_map(|kernel| {
+        let texts: Vec<_> = kernel.wgsl.iter().flat_map(|wgsl| wgsl.texts()).collect();
+        texts.into_iter().map(move |(ability, text)| (kernel, ability, text))
+    })
 }
 
-/// The module, validated with no more than immediates allowed: no subgroup operation, no 64-bit or 16-bit
-/// number.
-fn parse(kernel: &Kernel, source: &str) -> (Module, ModuleInfo) {
+/// The module, validated with no more than immediates and what it asks for allowed: no 64-bit or 16-bit number.
+fn parse(kernel: &Kernel, ability: Ability, source: &str) -> (Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(source)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES)
+    let info = validator(ability)
         .validate(&module)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(source)));
     (module, info)
 }
 
+fn validator(ability: Ability) -> Validator {
+    let mut capabilities = Capabilities::IMMEDIATES;
+    if ability >= Ability::Subgroups {
+        capabilities |= Capabilities::SUBGROUP;
+    }
+    if ability >= Ability::Matrices {
+        capabilities |= Capabilities::COOPERATIVE_MATRIX;
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if ability >= Ability::Subgroups {
+        validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    }
+    validator
+}
+
 #[test]
 fn kernels_become_metal_and_spirv() {
     let mut count = 0;
-    for (kernel, source) in wgsl_kernels() {
+    for (kernel, ability, source) in wgsl_kernels() {
         let name = kernel.name;
-        let (module, info) = parse(kernel, source);
+        let (module, info) = parse(kernel, ability, source);
 
         let mut resources = msl::EntryPointResources {
             immediates_buffer: Some(kernel.buffers.len() as u8),
@@ -46,7 +64,10 @@ fn kernels_become_metal_and_spirv() {
             resources.resources.insert(naga::ResourceBinding { group: 0, binding: binding.index }, target);
         }
         let options = msl::Options {
-            lang_version: (2, 1), // macOS 10.14
+            lang_version: match ability {
+                Ability::Plain | Ability::Subgroups => (2, 1), // macOS 10.14
+                Ability::Matrices => (2, 3),                   // macOS 11
+            },
             fake_missing_bindings: false,
             per_entry_point_map: [(kernel.entry.to_owned(), resources)].into(),
             ..Default::default()
@@ -68,7 +89,16 @@ fn kernels_become_metal_and_spirv() {
                 "{name} does not take buffer {slot}:\n{metal}"
             );
         }
-        assert!(!metal.contains("simd_"), "{name} uses SIMD groups, whose size differs between devices");
+        assert_eq!(
+            metal.contains("metal::simd_"),
+            ability == Ability::Subgroups,
+            "{name}: SIMD groups\n{metal}"
+        );
+        assert_eq!(
+            metal.contains("metal::simdgroup_"),
+            ability == Ability::Matrices,
+            "{name}: matrices\n{metal}"
+        );
 
         let options = spv::Options { lang_version: (1, 3), ..Default::default() };
         let pipeline =
@@ -76,7 +106,12 @@ fn kernels_become_metal_and_spirv() {
         let words = spv::write_vec(&module, &info, &options, Some(&pipeline))
             .unwrap_or_else(|e| panic!("{name} to SPIR-V: {e}"));
         assert_eq!(words[0], 0x0723_0203, "{name}: SPIR-V begins with its magic number");
-        println!("{name}: {} lines of Metal, {} words of SPIR-V", metal.lines().count(), words.len());
+        println!(
+            "{name}, {}: {} lines of Metal, {} words of SPIR-V",
+            ability.name(),
+            metal.lines().count(),
+            words.len()
+        );
         count += 1;
     }
     assert!(count > 0);
@@ -84,9 +119,9 @@ fn kernels_become_metal_and_spirv() {
 
 #[test]
 fn kernels_are_what_their_sources_say() {
-    for (kernel, source) in wgsl_kernels() {
+    for (kernel, ability, source) in wgsl_kernels() {
         let name = kernel.name;
-        let (module, info) = parse(kernel, source);
+        let (module, info) = parse(kernel, ability, source);
         let index = module
             .entry_points
             .iter()
@@ -138,12 +173,20 @@ fn kernels_are_what_their_sources_say() {
     }
 }
 
-/// The checks above can fail: a subgroup operation parses, and does not pass.
+/// The checks above can fail: what asks for more than it says parses, and does not pass.
 #[test]
-fn subgroup_operations_are_refused() {
-    let source = "@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n\
-                  @compute @workgroup_size(32) fn sum() { x[0] = subgroupAdd(x[0]); }";
-    let module = naga::front::wgsl::parse_str(source).unwrap();
-    assert!(Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES).validate(&module).is_err());
-    assert!(Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module).is_ok());
+fn operations_that_are_not_asked_for_are_refused() {
+    let subgroup = "@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n\
+                    @compute @workgroup_size(32) fn sum() { x[0] = subgroupAdd(x[0]); }";
+    let matrix = "enable wgpu_cooperative_matrix;\n\
+                  @group(0) @binding(0) var<storage, read_write> x: array<f32>;\n\
+                  @compute @workgroup_size(32) fn twice() {\n\
+                  let m = coopLoad<coop_mat8x8<f32, C>>(&x[0], 8); coopStore(m, &x[64], 8); }";
+    for (source, asks, less) in
+        [(subgroup, Ability::Subgroups, Ability::Plain), (matrix, Ability::Matrices, Ability::Subgroups)]
+    {
+        let module = naga::front::wgsl::parse_str(source).unwrap();
+        assert!(validator(less).validate(&module).is_err(), "{source}");
+        assert!(validator(asks).validate(&module).is_ok(), "{source}");
+    }
 }

@@ -3,6 +3,8 @@
 //! Buffers come from an arena: what is dropped is kept and handed out again, so that after the first tokens nothing is
 //! allocated. It also counts what had to leave the device because an operation has no kernel for it ([`Accelerator::fall_back`]).
 
+#[cfg(feature = "wgpu")]
+use super::gpu::Ability;
 use super::gpu::{DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, check_range};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -126,9 +128,24 @@ fn rounded(bytes: usize) -> usize {
     }
 }
 
+/// What kernels may make use of at most, by the environment.
+#[cfg(feature = "wgpu")]
+fn most_ability() -> Result<Ability> {
+    let Ok(name) = std::env::var("WOOTZ_GPU_KERNELS") else { return Ok(Ability::Matrices) };
+    Ability::from_name(&name).ok_or_else(|| Error::Argument {
+        place: "WOOTZ_GPU_KERNELS",
+        what: "kernels".into(),
+        expected: "plain, subgroups or matrices".into(),
+        found: format!("`{name}`"),
+    })
+}
+
 impl Accelerator {
     /// Opens a device: the first of [`Accelerator::list`] that `api` takes and whose name contains `name`, in upper or lower
     /// case. A CPU in disguise is taken only where it is named or `software` allows it.
+    ///
+    /// Its kernels make use of what it can do, but of no more than the environment variable `WOOTZ_GPU_KERNELS` says, by a
+    /// name of [`Ability`].
     ///
     /// # Errors
     /// [`Error::NoAdapter`] with what to install; [`Error::Driver`] when the device does not open.
@@ -136,9 +153,13 @@ impl Accelerator {
         #[cfg(feature = "wgpu")]
         {
             let takes = |info: &Info| api.takes(info) && (software || name.is_some() || !info.software);
-            let gpu = super::wgpu::Wgpu::open_by(name, takes).map_err(|error| match (error, api.name()) {
-                (Error::NoAdapter { why, advice, .. }, Some(api)) => Error::NoAdapter { api, why, advice },
-                (error, _) => error,
+            let gpu = super::wgpu::Wgpu::open_by(name, most_ability()?, takes).map_err(|error| {
+                match (error, api.name()) {
+                    (Error::NoAdapter { why, advice, .. }, Some(api)) => {
+                        Error::NoAdapter { api, why, advice }
+                    }
+                    (error, _) => error,
+                }
             })?;
             let info = gpu.info().clone();
             Ok(Accelerator(Arc::new(Shared {

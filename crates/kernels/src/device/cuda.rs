@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result};
 
-use super::gpu::{DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, check_range};
+use super::gpu::{Ability, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, check_range};
 use super::nvrtc::Nvrtc;
 
 /// A device driven through CUDA.
@@ -87,6 +87,7 @@ impl Cuda {
             workgroup_bytes: 48 << 10,
             workgroup_threads: 1024,
             features: Vec::new(),
+            ability: Ability::Plain,
         };
         Ok(Cuda {
             info,

@@ -85,6 +85,8 @@ pub struct Info {
     pub workgroup_threads: usize,
     /// What it can do beyond the portable minimum, by name: `subgroups of 32`, `f16`.
     pub features: Vec<String>,
+    /// What the kernels make use of.
+    pub ability: Ability,
 }
 
 /// A kernel: the same computation in each language, and how it is called.
@@ -99,8 +101,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The entry point of the sources. Kernels for several types share one text, each with another piece before it.
     pub entry: &'static str,
-    /// The text of the `.wgsl` file, if the kernel exists in WGSL.
-    pub wgsl: Option<&'static str>,
+    /// Its texts in WGSL, if the kernel exists in WGSL.
+    pub wgsl: Option<Wgsl>,
     /// The text of the `.cu` file, if the kernel exists in CUDA.
     pub cuda: Option<&'static str>,
     /// Threads of a workgroup (CUDA: block) in x, y, z.
@@ -109,6 +111,76 @@ pub struct Kernel {
     pub buffers: &'static [Binding],
     /// The scalars, at most 32: Vulkan guarantees 128 bytes.
     pub scalars: &'static [ScalarKind],
+}
+
+/// A kernel in WGSL: a text that every device runs, and others for devices that can do more.
+///
+/// They have the same entry point, buffers, scalars and workgroups, so that a launcher need not know them apart: the
+/// driver takes the last one that its device runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Wgsl {
+    /// For every device.
+    pub plain: &'static str,
+    /// With subgroup operations, of whatever size a subgroup has. What it computes has the bits of the plain text.
+    pub subgroups: Option<&'static str>,
+    /// With cooperative matrices 8x8 of f32, by subgroups of 32. Its bits are its own: the device chooses the order of the
+    /// sums. So it is for kernels whose results are compared with no other kernel's.
+    pub matrices: Option<&'static str>,
+}
+
+impl Ability {
+    /// What it is called, for messages and `WOOTZ_GPU_KERNELS`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ability::Plain => "plain",
+            Ability::Subgroups => "subgroups",
+            Ability::Matrices => "matrices",
+        }
+    }
+
+    /// The ability of this name.
+    pub fn from_name(name: &str) -> Option<Ability> {
+        [Ability::Plain, Ability::Subgroups, Ability::Matrices].into_iter().find(|one| one.name() == name)
+    }
+
+    /// What is left of it where that which it is named after does not work.
+    pub fn less(self) -> Ability {
+        match self {
+            Ability::Plain | Ability::Subgroups => Ability::Plain,
+            Ability::Matrices => Ability::Subgroups,
+        }
+    }
+}
+
+impl Wgsl {
+    /// One text for all devices.
+    pub const fn plain(text: &'static str) -> Option<Wgsl> {
+        Some(Wgsl { plain: text, subgroups: None, matrices: None })
+    }
+
+    /// The texts that there are, each with what it asks for, the best last.
+    pub fn texts(&self) -> impl Iterator<Item = (Ability, &'static str)> {
+        let others = [(Ability::Subgroups, self.subgroups), (Ability::Matrices, self.matrices)];
+        let others = others.into_iter().filter_map(|(ability, text)| Some((ability, text?)));
+        std::iter::once((Ability::Plain, self.plain)).chain(others)
+    }
+
+    /// The text for a device that has `ability`.
+    pub fn text_for(&self, ability: Ability) -> &'static str {
+        let fitting = self.texts().filter(|(asks, _)| *asks <= ability);
+        fitting.last().map_or(self.plain, |(_, text)| text)
+    }
+}
+
+/// What a text of a kernel asks of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ability {
+    /// Nothing.
+    Plain,
+    /// Subgroup operations.
+    Subgroups,
+    /// Subgroup operations, and cooperative matrices 8x8 of f32 by subgroups of 32.
+    Matrices,
 }
 
 /// A buffer of a kernel.

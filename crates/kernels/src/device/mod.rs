@@ -16,11 +16,14 @@ pub mod launch;
 #[cfg(feature = "cuda")]
 pub mod nvrtc;
 pub mod peak;
+pub mod trial;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
 pub use accelerator::{Accelerator, Api, Memory};
-pub use gpu::{Access, Binding, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, ScalarKind};
+pub use gpu::{
+    Ability, Access, Binding, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, ScalarKind, Wgsl,
+};
 
 /// The kernels of each op.
 static OPS: &[&[&Kernel]] = &[

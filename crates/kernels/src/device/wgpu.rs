@@ -17,7 +17,8 @@ use std::task::{Context, Poll, Waker};
 
 use ::wgpu as api;
 
-use super::gpu::{Access, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, check_range};
+use super::gpu::{Ability, Access, DeviceBuffer, Error, Gpu, Info, Kernel, Result, Scalar, check_range};
+use super::trial;
 
 /// How many launches wait at most before they are sent: more than a token has, and few enough that the device begins
 /// with a long pass while it is still being written down.
@@ -105,14 +106,15 @@ impl Wgpu {
     /// # Errors
     /// [`Error::NoAdapter`] with what to install; [`Error::Driver`] when the device does not open.
     pub fn open(name: Option<&str>) -> Result<Wgpu> {
-        Wgpu::open_by(name, |_| true)
+        Wgpu::open_by(name, Ability::Matrices, |_| true)
     }
 
-    /// As [`Wgpu::open`], of those that `takes` says yes to.
+    /// As [`Wgpu::open`], of those that `takes` says yes to, to make use of no more than `most`. That the device has it and
+    /// that it works there is tried; where it does not, kernels that ask for less are taken.
     ///
     /// # Errors
     /// As [`Wgpu::open`].
-    pub fn open_by(name: Option<&str>, takes: impl Fn(&Info) -> bool) -> Result<Wgpu> {
+    pub fn open_by(name: Option<&str>, most: Ability, takes: impl Fn(&Info) -> bool) -> Result<Wgpu> {
         let all = adapters();
         let wanted = name.unwrap_or_default().to_lowercase();
         let is_wanted = |a: &&api::Adapter| {
@@ -122,7 +124,8 @@ impl Wgpu {
         let Some(adapter) = all.iter().find(is_wanted) else {
             return Err(no_adapter(&all, &wanted));
         };
-        let info = describe(adapter);
+        let mut info = describe(adapter);
+        info.ability = info.ability.min(most);
         let failed =
             |doing: &str, why: String| Error::Driver { device: info.name.clone(), doing: doing.into(), why };
         if !adapter.features().contains(api::Features::IMMEDIATES) {
@@ -131,10 +134,21 @@ impl Wgpu {
                 "it has no immediates (push constants), in which scalars travel".into(),
             ));
         }
+        let mut features = api::Features::IMMEDIATES;
+        let mut experimental = api::ExperimentalFeatures::disabled();
+        if info.ability >= Ability::Subgroups {
+            features |= api::Features::SUBGROUP;
+        }
+        if info.ability == Ability::Matrices {
+            features |= api::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: kernels with matrices are the program's own; they load and store whole matrices inside workgroup memory.
+            experimental = unsafe { api::ExperimentalFeatures::enabled() };
+        }
         let request = api::DeviceDescriptor {
             label: Some("wootz"),
-            required_features: api::Features::IMMEDIATES,
+            required_features: features,
             required_limits: adapter.limits(),
+            experimental_features: experimental,
             ..Default::default()
         };
         let (device, queue) =
@@ -150,7 +164,7 @@ impl Wgpu {
         device.on_uncaptured_error(Arc::new(move |error| {
             lock(&seen).get_or_insert(Trouble::Failed(error.to_string()));
         }));
-        Ok(Wgpu {
+        let mut gpu = Wgpu {
             info,
             device,
             queue,
@@ -159,7 +173,13 @@ impl Wgpu {
             staging: Mutex::default(),
             freed: Arc::default(),
             trouble,
-        })
+        };
+        // A driver may have what it does not do well. This is not the place to report that it does nothing well.
+        while gpu.info.ability > Ability::Plain && !trial::succeeds(&gpu).is_ok_and(|succeeds| succeeds) {
+            gpu.info.ability = gpu.info.ability.less();
+            lock(&gpu.kernels).clear();
+        }
+        Ok(gpu)
     }
 
     /// Gives the device up: what follows is [`Error::Lost`], as if it had been unplugged. For tests of what then happens.
@@ -246,20 +266,21 @@ impl Wgpu {
     }
 
     fn build(&self, kernel: &'static Kernel) -> Result<Compiled> {
-        let Some(source) = kernel.wgsl else {
+        let Some(texts) = kernel.wgsl else {
             return Err(Error::Unsupported {
                 kernel: kernel.name,
                 device: self.info.name.clone(),
                 why: "it is not written in WGSL".into(),
             });
         };
+        let text = texts.text_for(self.info.ability);
         let compile_error = |line, message| Error::Compile { kernel: kernel.name, line, message };
 
         let mut messages = Vec::new();
         let module = self.guarded("compile", 0, || {
             let source = api::ShaderModuleDescriptor {
                 label: Some(kernel.name),
-                source: api::ShaderSource::Wgsl(source.into()),
+                source: api::ShaderSource::Wgsl(text.into()),
             };
             // In a build for tests every index is checked by the kernel, and every loop has an end.
             let checks = match cfg!(debug_assertions) {
@@ -497,7 +518,28 @@ fn describe(adapter: &api::Adapter) -> Info {
         workgroup_bytes: limits.max_compute_workgroup_storage_size as usize,
         workgroup_threads: limits.max_compute_invocations_per_workgroup as usize,
         features: features(adapter),
+        ability: ability(adapter),
     }
+}
+
+/// What kernels may make use of, as far as the driver says.
+fn ability(adapter: &api::Adapter) -> Ability {
+    let (has, info) = (adapter.features(), adapter.get_info());
+    if !has.contains(api::Features::SUBGROUP) {
+        return Ability::Plain;
+    }
+    let fits = |matrix: &api::CooperativeMatrixProperties| {
+        [matrix.m_size, matrix.n_size, matrix.k_size] == [8; 3]
+            && [matrix.ab_type, matrix.cr_type] == [api::CooperativeScalarType::F32; 2]
+    };
+    // Subgroups of 32: Metal does not say, but those of Apple's own GPUs are.
+    let is_32 = match info.backend {
+        api::Backend::Metal => info.name.starts_with("Apple"),
+        _ => [info.subgroup_min_size, info.subgroup_max_size] == [32; 2],
+    };
+    let has_matrices = has.contains(api::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+        && adapter.cooperative_matrix_properties().iter().any(fits);
+    if is_32 && has_matrices { Ability::Matrices } else { Ability::Subgroups }
 }
 
 /// What the adapter can do beyond the portable minimum, by names that a user may look up.

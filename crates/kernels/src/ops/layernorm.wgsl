@@ -13,8 +13,8 @@
 // [chunks, 2, dim].
 //
 // layernorm_forward and layernorm_backward: a workgroup takes a row. Its 256 threads walk the row 256 columns
-// apart, and what they summed is added in workgroup memory as a tree, in one fixed order. The variance takes a
-// second walk: squares of differences lose nothing where the mean is large.
+// apart, and what they summed is added as a tree, in one fixed order (`sums.wgsl`). The variance takes a second walk:
+// squares of differences lose nothing where the mean is large.
 //
 // dweight and dbias are summed in two stages. Rows are cut into chunks. layernorm_backward_weight: a workgroup takes 32
 // columns of a chunk, 8 threads a column walk its rows 8 apart; layernorm_backward_weight_total: 8 threads a column walk
@@ -62,27 +62,7 @@ var<immediate> gradient: Gradient;
 @group(0) @binding(10) var<storage, read_write> x_inout: array<f32>; // x, where it is written as well
 @group(0) @binding(11) var<storage, read> addend: array<f32>;
 
-const THREADS: u32 = 256u;
 var<workgroup> partial: array<vec2<f32>, 256>;
-
-// The sums of every thread's two values, given to every thread.
-fn sums_of_workgroup(values: vec2<f32>, thread: u32) -> vec2<f32> {
-    partial[thread] = values;
-    workgroupBarrier();
-    for (var width = THREADS / 2u; width > 0u; width = width / 2u) {
-        if thread < width {
-            partial[thread] += partial[thread + width];
-        }
-        workgroupBarrier();
-    }
-    let sums = partial[0];
-    workgroupBarrier(); // nobody overwrites `partial` before all have read it
-    return sums;
-}
-
-fn sum_of_workgroup(value: f32, thread: u32) -> f32 {
-    return sums_of_workgroup(vec2<f32>(value, 0.0), thread).x;
-}
 
 @compute @workgroup_size(256)
 fn layernorm_forward(

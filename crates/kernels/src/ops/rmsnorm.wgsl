@@ -10,8 +10,7 @@
 // where a file stores weight - 1, else 0.
 //
 // rmsnorm_forward and rmsnorm_backward: a workgroup takes a row. Its 256 threads walk the row 256 columns
-// apart, and what they summed is added in workgroup memory as a tree, in one fixed order. No subgroup
-// operation: their size differs from device to device.
+// apart, and what they summed is added as a tree, in one fixed order (`sums.wgsl`).
 //
 // dweight is summed in two stages, for there may be few columns and very many rows: heads times tokens. Rows are cut
 // into chunks. rmsnorm_backward_weight: a workgroup takes 32 columns of a chunk, 8 threads a column walk its rows 8
@@ -65,23 +64,7 @@ var<immediate> gradient: Gradient;
 @group(0) @binding(9) var<storage, read> addend: array<f32>;
 @group(0) @binding(10) var<storage, read_write> gradient_inout: array<f32>; // dy, then dx
 
-const THREADS: u32 = 256u;
 var<workgroup> partial: array<f32, 256>;
-
-// The sum of every thread's `value`, given to every thread.
-fn sum_of_workgroup(value: f32, thread: u32) -> f32 {
-    partial[thread] = value;
-    workgroupBarrier();
-    for (var width = THREADS / 2u; width > 0u; width = width / 2u) {
-        if thread < width {
-            partial[thread] += partial[thread + width];
-        }
-        workgroupBarrier();
-    }
-    let sum = partial[0];
-    workgroupBarrier(); // nobody overwrites `partial` before all have read it
-    return sum;
-}
 
 @compute @workgroup_size(256)
 fn rmsnorm_forward(
@@ -214,8 +197,9 @@ fn rmsnorm_backward(
         products = fma(value * (gradient.offset + weight[c]), dy[start + c], products);
     }
     let dim = f32(gradient.dim);
-    let r = 1.0 / sqrt(sum_of_workgroup(squares, thread) / dim + gradient.eps);
-    let along_x = sum_of_workgroup(products, thread) / dim * r * r * r;
+    let sums = sums_of_workgroup(vec2<f32>(squares, products), thread);
+    let r = 1.0 / sqrt(sums.x / dim + gradient.eps);
+    let along_x = sums.y / dim * r * r * r;
 
     for (var c = thread; c < gradient.dim; c += THREADS) {
         var value = fma(-x[start + c], along_x, r * (gradient.offset + weight[c]) * dy[start + c]);
@@ -250,8 +234,9 @@ fn rmsnorm_backward_in_place(
         products = fma(value * (shape.offset + weight[c]), gradient_inout[start + c], products);
     }
     let dim = f32(shape.dim);
-    let r = 1.0 / sqrt(sum_of_workgroup(squares, thread) / dim + shape.eps);
-    let along_x = sum_of_workgroup(products, thread) / dim * r * r * r;
+    let sums = sums_of_workgroup(vec2<f32>(squares, products), thread);
+    let r = 1.0 / sqrt(sums.x / dim + shape.eps);
+    let along_x = sums.y / dim * r * r * r;
 
     for (var c = thread; c < shape.dim; c += THREADS) {
         let of_y = r * (shape.offset + weight[c]) * gradient_inout[start + c];

@@ -1,7 +1,9 @@
 //! The contract of the numbers and of the driver.
 
-use wootz_kernels::device::launch::{from_f32, matmul::MatMul, rmsnorm::RmsNorm, to_f32};
-use wootz_kernels::device::{Binding, Error, Gpu, Kernel, Scalar, gpu};
+use wootz_kernels::device::launch::{
+    from_f32, layernorm::LayerNorm, matmul::MatMul, rmsnorm::RmsNorm, to_f32,
+};
+use wootz_kernels::device::{Binding, Error, Gpu, Kernel, Scalar, Wgsl, gpu};
 use wootz_kernels::ops::Write;
 
 use crate::numbers::*;
@@ -53,11 +55,34 @@ pub fn launches_run_in_order<G: Gpu>(gpu: &G) {
     assert_eq!(f32::from_ne_bytes(last), 3.0);
 }
 
+/// A norm, forward and backward, by the kernels of both devices.
+#[cfg(feature = "wgpu")]
+pub fn subgroups_change_no_bit<G: Gpu>(with: &G, without: &G) {
+    for dim in [1, 31, 255, 257, 1000] {
+        let rows = 5;
+        let (x, weight, dy) = (numbers(rows * dim, 1), numbers(dim, 2), numbers(rows * dim, 3));
+        let run = |gpu: &G| {
+            let [x_, weight_, dy_] = [&x, &weight, &dy].map(|values| from_f32(gpu, values).unwrap());
+            let [y, dx] = [(); 2].map(|()| gpu.alloc(4 * rows * dim).unwrap());
+            let rms = RmsNorm { rows, dim, eps: 1e-6, offset: 0.0 };
+            rms.forward(gpu, &x_, &weight_, &y).unwrap();
+            let scratch = gpu.alloc(rms.scratch_bytes()).unwrap();
+            rms.backward(gpu, &x_, &weight_, &dy_, &dx, Write::Set, None, &scratch).unwrap();
+            let mut all = [to_f32(gpu, &y).unwrap(), to_f32(gpu, &dx).unwrap()].concat();
+            let layer = LayerNorm { rows, dim, eps: 1e-6 };
+            layer.forward(gpu, &x_, &weight_, &weight_, &y).unwrap();
+            all.extend(to_f32(gpu, &y).unwrap());
+            all.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        assert!(run(with) == run(without), "rows of {dim}: subgroups change the bits");
+    }
+}
+
 /// The second line of each source does not compile.
 static BROKEN: Kernel = Kernel {
     name: "broken",
     entry: "broken",
-    wgsl: Some("@compute @workgroup_size(1) fn broken() {\n  nonsense();\n}\n"),
+    wgsl: Wgsl::plain("@compute @workgroup_size(1) fn broken() {\n  nonsense();\n}\n"),
     cuda: Some("extern \"C\" __global__ void broken() {\n  nonsense();\n}\n"),
     workgroup: [1, 1, 1],
     buffers: &[],
@@ -68,7 +93,7 @@ static BROKEN: Kernel = Kernel {
 static MISNAMED: Kernel = Kernel {
     name: "misnamed",
     entry: "misnamed",
-    wgsl: Some(
+    wgsl: Wgsl::plain(
         "@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n@compute @workgroup_size(1) fn other() { x[0] = 1.0; }\n",
     ),
     cuda: Some("extern \"C\" __global__ void other(float* x) { x[0] = 1.0f; }\n"),

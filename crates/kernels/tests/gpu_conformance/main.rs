@@ -28,7 +28,7 @@ mod round;
 mod sampling;
 mod sgd;
 
-use wootz_kernels::device::{Error, Gpu, kernels};
+use wootz_kernels::device::{Ability, Error, Gpu, Kernel, kernels, trial};
 
 /// Kernels are tried in two halves, at the same time: a software driver is slow.
 #[test]
@@ -45,7 +45,8 @@ fn half_on_vulkan_or_metal(half: usize) {
     #[cfg(feature = "wgpu")]
     match wootz_kernels::device::wgpu::Wgpu::open(None) {
         Ok(gpu) => {
-            every_kernel(&gpu, |i| i % 2 == half);
+            every_kernel(&gpu, |i, _| i % 2 == half);
+            the_contract(&gpu);
             if half == 0 {
                 contract::a_buffer_beyond_the_limit_is_an_error(&gpu);
             }
@@ -59,11 +60,46 @@ fn half_on_vulkan_or_metal(half: usize) {
     }
 }
 
+/// Where a device is able to more, kernels have texts for it, which the tests above take. Here are those for lesser devices.
+#[test]
+fn kernels_for_lesser_devices() {
+    #[cfg(feature = "wgpu")]
+    {
+        use wootz_kernels::device::wgpu::Wgpu;
+        let able = match Wgpu::open(None) {
+            Ok(gpu) => gpu,
+            Err(error) => return skip("vulkan", &format!("no Vulkan adapter: {error}")),
+        };
+        for most in [Ability::Plain, Ability::Subgroups] {
+            if able.info().ability > most {
+                let less = Wgpu::open_by(None, most, |_| true).unwrap();
+                assert_eq!(less.info().ability, most);
+                every_kernel(&less, |_, kernel| {
+                    kernel
+                        .wgsl
+                        .is_some_and(|texts| texts.text_for(most) != texts.text_for(able.info().ability))
+                });
+            }
+        }
+        for asked in [Ability::Subgroups, Ability::Matrices] {
+            if able.info().ability < asked {
+                println!("skipped: {} has no {} for kernels", able.info().name, asked.name());
+            }
+        }
+        contract::subgroups_change_no_bit(&able, &Wgpu::open_by(None, Ability::Plain, |_| true).unwrap());
+    }
+    #[cfg(not(feature = "wgpu"))]
+    skip("vulkan", "built without the feature wgpu");
+}
+
 #[test]
 fn every_kernel_on_cuda() {
     #[cfg(feature = "cuda")]
     match wootz_kernels::device::cuda::Cuda::open(0) {
-        Ok(gpu) => every_kernel(&gpu, |_| true),
+        Ok(gpu) => {
+            every_kernel(&gpu, |_, _| true);
+            the_contract(&gpu);
+        }
         Err(error) => skip("cuda", &error.to_string()),
     }
     #[cfg(not(feature = "cuda"))]
@@ -77,11 +113,11 @@ fn skip(what: &str, why: &str) {
     println!("skipped: {why}");
 }
 
-/// Tries the kernels whose numbers `takes` says yes to.
-fn every_kernel<G: Gpu>(gpu: &G, takes: impl Fn(usize) -> bool) {
+/// Tries the kernels that `takes` says yes to, of which it gets the number too.
+fn every_kernel<G: Gpu>(gpu: &G, takes: impl Fn(usize, &Kernel) -> bool) {
     let info = gpu.info();
-    println!("adapter: {} ({}, {})", info.name, info.api, info.driver);
-    for (_, kernel) in kernels().enumerate().filter(|(i, _)| takes(*i)) {
+    println!("adapter: {} ({}, {}), kernels: {}", info.name, info.api, info.driver, info.ability.name());
+    for (_, kernel) in kernels().enumerate().filter(|(i, kernel)| takes(*i, kernel)) {
         if (info.api == "CUDA" && kernel.cuda.is_none()) || (info.api != "CUDA" && kernel.wgsl.is_none()) {
             let refused = gpu.compile(kernel);
             assert!(matches!(refused, Err(Error::Unsupported { .. })), "{}: {refused:?}", kernel.name);
@@ -111,6 +147,10 @@ fn every_kernel<G: Gpu>(gpu: &G, takes: impl Fn(usize) -> bool) {
             .unwrap_or_else(|| panic!("kernel {} has no conformance case here", kernel.name));
         println!("{}: {cases} cases", kernel.name);
     }
+}
+
+fn the_contract<G: Gpu>(gpu: &G) {
+    assert!(trial::succeeds(gpu).unwrap());
     contract::row_bits_do_not_depend_on_the_batch(gpu);
     contract::launches_run_in_order(gpu);
     contract::wrong_use_is_an_error(gpu);

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use super::{check_size, elements, fold, grid};
 use crate::device::gpu::{
-    Binding, DeviceBuffer, Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write,
+    Binding, DeviceBuffer, Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write,
 };
 use crate::ops::attention::CacheType;
 
-const FORWARD_WGSL: Option<&str> = Some(include_str!("../../ops/attention/forward.wgsl"));
-const BACKWARD_WGSL: Option<&str> = Some(include_str!("../../ops/attention/backward.wgsl"));
+const FORWARD_WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/attention/forward.wgsl"));
+const BACKWARD_WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/attention/backward.wgsl"));
 
 const U: ScalarKind = ScalarKind::U32;
 const F: ScalarKind = ScalarKind::F32;
@@ -28,7 +28,7 @@ pub static KERNELS: &[&Kernel] =
 /// A kernel of this op.
 const fn kernel(
     name: &'static str,
-    wgsl: Option<&'static str>,
+    wgsl: Option<Wgsl>,
     buffers: &'static [Binding],
     scalars: &'static [ScalarKind],
 ) -> Kernel {

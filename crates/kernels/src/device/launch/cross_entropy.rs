@@ -1,9 +1,9 @@
 //! Cross-entropy on a GPU: kernels and launches. The formulas stand in `ops/cross_entropy.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/cross_entropy.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/cross_entropy.wgsl"));
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32];
 

@@ -1,11 +1,11 @@
 //! DoRA on a GPU: kernels and launches. The formulas stand in `ops/dora.wgsl`.
 
 use super::{check_size, elements, fold, grid};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::Write;
 
-const WGSL: Option<&str> =
-    Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dora.wgsl")));
+const WGSL: Option<Wgsl> =
+    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dora.wgsl")));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32];
 
 /// The kernels.

@@ -1,11 +1,11 @@
 //! Dropout on a GPU: kernels and launches. The formulas stand in `ops/dropout.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::dropout;
 
-const WGSL: Option<&str> =
-    Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dropout.wgsl")));
+const WGSL: Option<Wgsl> =
+    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dropout.wgsl")));
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::F32];
 

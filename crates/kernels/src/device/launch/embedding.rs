@@ -4,10 +4,10 @@
 use super::packed::{PackedMatrix, check_kind};
 use super::{check_size, elements, fold, from_u32};
 use crate::DType;
-use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::panels::LANES;
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/embedding.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/embedding.wgsl"));
 /// Columns of a row that a workgroup takes.
 const COLUMNS: usize = 256;
 

@@ -1,9 +1,9 @@
 //! The size of gradients on a GPU: kernels and launches. How they sum stands in `ops/grad_norm.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{DeviceBuffer, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{DeviceBuffer, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
-const WGSL: Option<&str> = Some(concat!(
+const WGSL: Option<Wgsl> = Wgsl::plain(concat!(
     include_str!("../../ops/elements.wgsl"),
     include_str!("../../ops/pairs.wgsl"),
     include_str!("../../ops/grad_norm.wgsl")

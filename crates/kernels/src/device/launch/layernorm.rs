@@ -1,10 +1,17 @@
 //! LayerNorm on a GPU: kernels and launches. The formulas stand in `ops/layernorm.wgsl`.
 
 use super::{check_size, elements, fold, grid, row_chunks};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::Write;
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/layernorm.wgsl"));
+const WGSL: Option<Wgsl> = Some(Wgsl {
+    plain: concat!(include_str!("../../ops/sums.wgsl"), include_str!("../../ops/layernorm.wgsl")),
+    subgroups: Some(concat!(
+        include_str!("../../ops/sums_subgroups.wgsl"),
+        include_str!("../../ops/layernorm.wgsl")
+    )),
+    matrices: None,
+});
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32];
 
 /// The kernels.

@@ -1,10 +1,10 @@
 //! The products of a linear layer on a GPU: kernels and launches. The formulas stand in `ops/matmul.wgsl`.
 
 use super::{check_size, elements, grid};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::Write;
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/matmul.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/matmul.wgsl"));
 const CUDA: Option<&str> = Some(include_str!("../../ops/matmul.cu"));
 
 /// Rows and columns of the outputs that a workgroup makes.

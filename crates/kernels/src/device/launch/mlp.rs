@@ -1,11 +1,11 @@
 //! The activations of the MLP on a GPU: kernels and launches. The formulas stand in `ops/mlp.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::mlp::Activation;
 
-const WGSL: Option<&str> =
-    Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/mlp.wgsl")));
+const WGSL: Option<Wgsl> =
+    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/mlp.wgsl")));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32];
 
 /// The kernels.

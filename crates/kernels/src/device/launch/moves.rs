@@ -1,7 +1,7 @@
 //! Moving words and rows about on a GPU: kernels and launches. What they do stands in `ops/moves.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Binding, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Binding, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
 /// The kernels.
 pub static KERNELS: &[&Kernel] = &[&COPY, &GATHER, &SCATTER, &FILL];
@@ -10,7 +10,10 @@ const fn kernel(name: &'static str, buffers: &'static [Binding]) -> Kernel {
     Kernel {
         name,
         entry: name,
-        wgsl: Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/moves.wgsl"))),
+        wgsl: Wgsl::plain(concat!(
+            include_str!("../../ops/elements.wgsl"),
+            include_str!("../../ops/moves.wgsl")
+        )),
         cuda: None,
         workgroup: [256, 1, 1],
         buffers,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{check_size, elements, fold, grid, moves};
 use crate::DType;
 use crate::buffer::Buffer;
-use crate::device::gpu::{Binding, Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Binding, Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::matrix::{Matrix, Operand, panel_bytes};
 use crate::ops::Write;
 use crate::panels::LANES;
@@ -53,14 +53,22 @@ struct Kernels {
 }
 
 const fn forward(name: &'static str, entry: &'static str, wgsl: &'static str, size: [u32; 3]) -> Kernel {
-    Kernel { name, entry, wgsl: Some(wgsl), cuda: None, workgroup: size, buffers: FORWARD, scalars: SCALARS }
+    Kernel {
+        name,
+        entry,
+        wgsl: Wgsl::plain(wgsl),
+        cuda: None,
+        workgroup: size,
+        buffers: FORWARD,
+        scalars: SCALARS,
+    }
 }
 
 const fn backward(name: &'static str, wgsl: &'static str) -> Kernel {
     Kernel {
         name,
         entry: "packed_backward",
-        wgsl: Some(wgsl),
+        wgsl: Wgsl::plain(wgsl),
         cuda: None,
         workgroup: [16, 16, 1],
         buffers: BACKWARD,
@@ -72,7 +80,7 @@ const fn rows(name: &'static str, wgsl: &'static str) -> Kernel {
     Kernel {
         name,
         entry: "packed_rows",
-        wgsl: Some(wgsl),
+        wgsl: Wgsl::plain(wgsl),
         cuda: None,
         workgroup: [64, 1, 1],
         buffers: ROWS,
@@ -84,7 +92,7 @@ const fn lengths(name: &'static str, wgsl: &'static str) -> Kernel {
     Kernel {
         name,
         entry: "dora_lengths",
-        wgsl: Some(wgsl),
+        wgsl: Wgsl::plain(wgsl),
         cuda: None,
         workgroup: [32, 8, 1],
         buffers: LENGTHS,
@@ -140,7 +148,10 @@ layouts! {
 pub static BACKWARD_WEIGHT: Kernel = Kernel {
     name: "packed_weight",
     entry: "packed_weight",
-    wgsl: Some(concat!(include_str!("../../panels/f32.wgsl"), include_str!("../../ops/matmul/packed.wgsl"))),
+    wgsl: Wgsl::plain(concat!(
+        include_str!("../../panels/f32.wgsl"),
+        include_str!("../../ops/matmul/packed.wgsl")
+    )),
     cuda: None,
     workgroup: [16, 16, 1],
     buffers: &[read(0, "x"), read(4, "dy"), write(6, "dw")],

@@ -1,7 +1,7 @@
 //! Multiply-adds on registers alone, on a GPU: kernel and launch. What it computes stands in `ops/peak.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
 /// The kernels.
 pub static KERNELS: &[&Kernel] = &[&MULTIPLY_ADD];
@@ -10,7 +10,7 @@ pub static KERNELS: &[&Kernel] = &[&MULTIPLY_ADD];
 pub static MULTIPLY_ADD: Kernel = Kernel {
     name: "peak_multiply_add",
     entry: "peak_multiply_add",
-    wgsl: Some(include_str!("../../ops/peak.wgsl")),
+    wgsl: Wgsl::plain(include_str!("../../ops/peak.wgsl")),
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[read(0, "x"), write(1, "y")],

@@ -1,7 +1,7 @@
 //! The residual stream on a GPU: kernel and launch. The formula stands in `ops/residual.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
 /// The kernels.
 pub static KERNELS: &[&Kernel] = &[&ADD];
@@ -10,7 +10,10 @@ pub static KERNELS: &[&Kernel] = &[&ADD];
 pub static ADD: Kernel = Kernel {
     name: "residual_add",
     entry: "residual_add",
-    wgsl: Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/residual.wgsl"))),
+    wgsl: Wgsl::plain(concat!(
+        include_str!("../../ops/elements.wgsl"),
+        include_str!("../../ops/residual.wgsl")
+    )),
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[write(0, "x"), read(1, "y")],

@@ -1,10 +1,17 @@
 //! RMSNorm on a GPU: kernels and launches. The formulas stand in `ops/rmsnorm.wgsl`.
 
 use super::{check_size, elements, fold, grid, row_chunks};
-use crate::device::gpu::{DeviceBuffer, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{DeviceBuffer, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::Write;
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/rmsnorm.wgsl"));
+const WGSL: Option<Wgsl> = Some(Wgsl {
+    plain: concat!(include_str!("../../ops/sums.wgsl"), include_str!("../../ops/rmsnorm.wgsl")),
+    subgroups: Some(concat!(
+        include_str!("../../ops/sums_subgroups.wgsl"),
+        include_str!("../../ops/rmsnorm.wgsl")
+    )),
+    matrices: None,
+});
 const CUDA: Option<&str> = Some(include_str!("../../ops/rmsnorm.cu"));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32];
 

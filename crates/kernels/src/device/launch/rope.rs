@@ -1,7 +1,7 @@
 //! Rotary position embedding on a GPU: kernel and launches. The formulas stand in `ops/rope.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
 /// The kernels.
 pub static KERNELS: &[&Kernel] = &[&ROPE];
@@ -10,7 +10,7 @@ pub static KERNELS: &[&Kernel] = &[&ROPE];
 pub static ROPE: Kernel = Kernel {
     name: "rope",
     entry: "rope",
-    wgsl: Some(include_str!("../../ops/rope.wgsl")),
+    wgsl: Wgsl::plain(include_str!("../../ops/rope.wgsl")),
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[write(0, "q"), write(1, "k"), read(2, "cos_table"), read(3, "sin_table")],

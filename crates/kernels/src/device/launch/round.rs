@@ -4,7 +4,7 @@ use super::packed::{PackedMatrix, check_kind};
 use super::{check_size, fold, moves};
 use crate::DType;
 use crate::device::gpu::{
-    Binding, DeviceBuffer, Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write,
+    Binding, DeviceBuffer, Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write,
 };
 use crate::panels::LANES;
 
@@ -17,7 +17,7 @@ const fn kernel(name: &'static str) -> Kernel {
     Kernel {
         name,
         entry: name,
-        wgsl: Some(concat!(
+        wgsl: Wgsl::plain(concat!(
             include_str!("../../ops/elements.wgsl"),
             include_str!("../../ops/matmul/round.wgsl")
         )),

@@ -1,9 +1,9 @@
 //! The likeliest tokens on a GPU: kernels and launches. How they are found stands in `ops/sampling.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
-const WGSL: Option<&str> = Some(include_str!("../../ops/sampling.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/sampling.wgsl"));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32];
 
 /// Stands for a token where there is none.

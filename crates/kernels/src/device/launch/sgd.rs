@@ -1,11 +1,11 @@
 //! Gradient descent on a GPU: kernels and launches. The formulas stand in `ops/sgd.wgsl`.
 
 use super::{check_size, elements, fold};
-use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, read, write};
+use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::sgd::{self, Momentum};
 
-const WGSL: Option<&str> =
-    Some(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/sgd.wgsl")));
+const WGSL: Option<Wgsl> =
+    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/sgd.wgsl")));
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32];
 
