@@ -51,6 +51,17 @@ fn the_doctor_tells_what_there_is_and_why() {
     let chosen: Vec<&Value> = gpus.iter().filter(|gpu| gpu["chosen"] == json!(true)).collect();
     assert_eq!((chosen.len(), &found["chosen_works"]), (1, &json!(true)), "{found}");
     assert!(chosen[0]["max_buffer_bytes"].as_u64() > Some(1 << 20) && chosen[0]["driver"].is_string());
+    let limited = |kernels: &str| {
+        let mut command = command(&folder, &["doctor", "--device", "vulkan"]);
+        command.env("WOOTZ_GPU_KERNELS", kernels).output().expect("the program starts")
+    };
+    let plain = limited("plain");
+    let said = String::from_utf8_lossy(&plain.stdout);
+    assert!(plain.status.success() && said.contains("kernels: plain"), "{plain:?}");
+    let wrong = limited("fast");
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert!(said.contains("expected plain, subgroups or matrices, found `fast`"), "{wrong:?}");
+    assert_eq!(wrong.status.code(), Some(1));
     let cpu = done(&folder, &["doctor", "--device", "cpu"]);
     assert_eq!(cpu["chosen"], json!("the CPU"));
     assert!(cpu["gpus"][0]["why"].as_str().is_some_and(|why| why.contains("--device cpu")), "{cpu}");

@@ -3,7 +3,7 @@
 use super::device::{DeviceArg, DeviceArgs};
 use anyhow::Result;
 use serde_json::json;
-use wootz_kernels::device::{Accelerator, Gpu, Info};
+use wootz_kernels::device::{Accelerator, Gpu, Info, trial};
 use wootz_kernels::pool;
 use wootz_kernels::simd::IsaKind;
 
@@ -60,7 +60,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         }
         match &tried {
             Some(Ok(())) => {
-                println!("          a kernel was compiled and run there, and gave what it should")
+                println!("          kernels were compiled and run there, and gave what they should")
             }
             Some(Err(error)) => println!("          but it does not work: {error:#}"),
             None => {}
@@ -93,7 +93,7 @@ fn print(verdicts: &[Verdict]) {
             info.workgroup_bytes,
             info.workgroup_threads
         );
-        println!("          features: {}", info.features.join(", "));
+        println!("          features: {}; kernels: {}", info.features.join(", "), info.ability.name());
         println!("          {why}");
     }
 }
@@ -110,14 +110,18 @@ fn to_json(verdict: &Verdict) -> serde_json::Value {
         "workgroup_bytes": info.workgroup_bytes,
         "workgroup_threads": info.workgroup_threads,
         "features": info.features,
+        "kernels": info.ability.name(),
         "chosen": is_chosen,
         "why": why,
     })
 }
 
 /// Why a GPU was chosen or not.
-fn judge(info: Info, args: &DeviceArgs, chosen: Option<&Info>) -> Verdict {
+fn judge(mut info: Info, args: &DeviceArgs, chosen: Option<&Info>) -> Verdict {
     let is_chosen = chosen.is_some_and(|c| c.name == info.name && c.api == info.api);
+    if let Some(opened) = chosen.filter(|_| is_chosen) {
+        info.ability = opened.ability; // what it has proved to do
+    }
     let is_named = |name: &String| info.name.to_lowercase().contains(&name.to_lowercase());
     let why = match (args.device, &args.gpu_name) {
         _ if is_chosen => "chosen: the first that is asked for; discrete GPUs come before others".to_owned(),
@@ -135,17 +139,10 @@ fn judge(info: Info, args: &DeviceArgs, chosen: Option<&Info>) -> Verdict {
     Verdict { info, is_chosen, why }
 }
 
-/// Compiles and runs a kernel, and looks at what it gives.
+/// Compiles and runs some kernels, and looks at what they give.
 fn probe(gpu: &Accelerator) -> Result<()> {
-    use wootz_kernels::device::launch::{from_f32, residual::Residual, to_f32};
-    let (x, y) = (from_f32(gpu, &[1.0, 2.0, 3.0])?, from_f32(gpu, &[0.5, -2.0, 4.0])?);
-    Residual { count: 3 }.add(gpu, &x, &y)?;
-    let found = to_f32(gpu, &x)?;
-    if found != [1.5, 0.0, 7.0] {
-        anyhow::bail!(
-            "{}: 1 + 0.5, 2 - 2 and 3 + 4 came out as {found:?}; try another driver",
-            gpu.info().name
-        )
+    if !trial::succeeds(gpu)? {
+        anyhow::bail!("{}: kernels gave wrong numbers; try another driver", gpu.info().name)
     }
     Ok(())
 }

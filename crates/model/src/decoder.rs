@@ -6,7 +6,7 @@
 //! [`wootz_kernels::ops::matmul`]).
 
 use crate::arch::Architecture;
-use crate::block::{Activations, Block, Mode, Network, Observer, Past, Workspace};
+use crate::block::{Activations, Block, Mode, Network, Observer, Past, Stream, Workspace};
 use crate::config::{DecoderConfig, Head, Positions, Rope};
 use crate::error::{Context, Result, fail};
 use crate::generate::Kept;
@@ -21,6 +21,7 @@ use std::path::Path;
 use wootz_formats::Checkpoint;
 use wootz_kernels::Pool;
 use wootz_kernels::device::launch::attention::Attention;
+use wootz_kernels::device::launch::sampling::Likeliest;
 use wootz_kernels::device::{Accelerator, Gpu};
 use wootz_kernels::exec::{Exec, Floats, Ids, LeftOut, Losses, Output, Slot, Tables, Turns};
 use wootz_kernels::ops::Write;
@@ -66,7 +67,7 @@ pub enum Rows {
 /// The buffers of a forward pass; they grow to the largest call and are used again.
 #[derive(Default)]
 pub struct Scratch {
-    x: Floats,
+    stream: Stream,
     /// Rows of the embedding and of the table of positions, and those that have logits.
     tokens: Ids,
     positions: Ids,
@@ -75,7 +76,7 @@ pub struct Scratch {
     /// On the CPU, and on a GPU.
     rooms: [Room; 2],
     /// The stream of the rows that have logits.
-    of_wanted: Floats,
+    of_wanted: Stream,
     logits: Floats,
     /// What a GPU has computed, for who asks for it.
     on_host: Vec<f32>,
@@ -314,13 +315,14 @@ impl Model {
         self.run(scratch, chunks, None)
     }
 
-    /// The likeliest token of each row of the last pass, the lowest of equal ones, where a GPU has the logits: so a token
-    /// travels, and not a row of the vocabulary. `None` where the CPU has them, or a row has values that are no numbers.
+    /// The `k` likeliest tokens of each row of the last pass, where a GPU has the logits: so a few tokens travel, and not a
+    /// row of the vocabulary. `None` where the CPU has them, where k is too large for a GPU to look for, and where a row has
+    /// values that are no numbers.
     ///
     /// # Errors
     /// What the device meets.
-    pub fn likeliest(&self, scratch: &Scratch) -> Result<Option<Vec<u32>>> {
-        Ok(self.exec_at(Place::Head).likeliest(&scratch.logits, self.config.vocab_size)?)
+    pub fn likeliest(&self, scratch: &Scratch, k: usize) -> Result<Option<Vec<Likeliest>>> {
+        Ok(self.exec_at(Place::Head).likeliest(&scratch.logits, self.config.vocab_size, k)?)
     }
 
     /// [`Model::forward`], and `observer` is shown the inputs of every product on the way. The results are the same.
@@ -355,7 +357,7 @@ impl Model {
 
         for index in 0..=last {
             let exec = self.exec_of(index);
-            exec.bring(&mut scratch.x)?;
+            scratch.stream.bring(exec)?;
             let network = Network { observer, ..self.network(Mode::Inference, exec) };
             let block = self.block(network, index, &scratch.turns);
             let Room { activations: a, workspace: w } = &mut scratch.rooms[usize::from(exec.gpu.is_some())];
@@ -365,16 +367,16 @@ impl Model {
                 Some((first, tables)) if index >= *first => Past::Slots(tables, index - first),
                 _ => Past::Caches(&mut caches),
             };
-            block.attention(&mut scratch.x, past, &spans, a, w)?;
+            block.attention(&mut scratch.stream, past, &spans, a, w)?;
             // After the last attention nothing mixes rows any more: only those that have logits go on.
             if index == last && wanted.len() < rows {
-                exec.gather(&scratch.x, self.config.dim, &scratch.wanted, &mut scratch.of_wanted)?;
-                std::mem::swap(&mut scratch.x, &mut scratch.of_wanted);
+                scratch.stream.gather(exec, self.config.dim, &scratch.wanted, &mut scratch.of_wanted)?;
+                std::mem::swap(&mut scratch.stream, &mut scratch.of_wanted);
             }
             if wanted.is_empty() && index == last {
                 break;
             }
-            block.mlp(&mut scratch.x, a, w)?;
+            block.mlp(&mut scratch.stream, a, w)?;
         }
         for (chunk, span) in chunks.iter_mut().zip(&spans) {
             chunk.cache.advance(span.rows.len());
@@ -573,10 +575,10 @@ impl Model {
         let positions =
             spans.iter().filter(|_| has_table).flat_map(|span| span.positions().map(|p| p as u32));
         s.positions.set(exec, positions)?;
-        let scale = self.config.embedding_scale;
-        exec.look_up(&self.weights.embed, &s.tokens, scale, &mut s.x, Write::Set)?;
+        let (scale, x) = (self.config.embedding_scale, s.stream.begin());
+        exec.look_up(&self.weights.embed, &s.tokens, scale, x, Write::Set)?;
         if let Some(table) = &self.weights.positions {
-            exec.look_up(table, &s.positions, 1.0, &mut s.x, Write::Add)?;
+            exec.look_up(table, &s.positions, 1.0, x, Write::Add)?;
         }
         Ok(())
     }
@@ -599,9 +601,9 @@ impl Model {
         if rows == 0 {
             return Ok(exec.resize(&mut s.logits, 0)?);
         }
-        exec.bring(&mut s.x)?;
+        s.stream.bring(exec)?;
         let w = &mut s.rooms[usize::from(exec.gpu.is_some())].workspace;
-        network.norm(&s.x, &self.weights.norm, &mut w.normed)?;
+        network.norm_of(&mut s.stream, &self.weights.norm, &mut w.normed)?;
         if let Some(observer) = network.observer {
             let place = if self.weights.head.is_some() { Place::Head } else { Place::Embed };
             observer.inputs(&[place], &w.normed.read()?, self.config.dim);

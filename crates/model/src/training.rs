@@ -12,7 +12,7 @@
 //!
 //! Nothing is allocated once a batch of the largest size has been seen.
 
-use crate::block::{Activations, Below, Mode, Network, Past, Workspace};
+use crate::block::{Activations, Below, Mode, Network, Past, Stream, Workspace};
 use crate::config::{DecoderConfig, Head, Positions};
 use crate::decoder::{Model, Span};
 use crate::error::{Result, fail};
@@ -107,7 +107,7 @@ pub struct Training {
     /// Makes what dropout leaves out of the next batch.
     draw: Option<u64>,
     /// The stream, and in backward its gradient.
-    x: Floats,
+    stream: Stream,
     d_x: Floats,
     /// The input of the first block of every stretch, where activations are computed again, and those of the other
     /// blocks of one stretch.
@@ -160,7 +160,7 @@ impl Training {
             recompute,
             cache,
             draw: None,
-            x: Floats::default(),
+            stream: Stream::default(),
             d_x: Floats::default(),
             inputs: Vec::new(),
             of_stretch: Vec::new(),
@@ -258,7 +258,7 @@ impl Training {
         Ok(all)
     }
 
-    /// Embedding and blocks; the stream is in `x` then.
+    /// Embedding and blocks; to the end of the stream.
     fn forward(&mut self, model: &Model, batch: &Batch, depth: Depth) -> Result<()> {
         let config = model.config();
         check(config, batch)?;
@@ -269,9 +269,10 @@ impl Training {
         let has_table = weights.positions.is_some();
         let positions = batch.lengths.iter().filter(|_| has_table).flat_map(|&length| 0..length as u32);
         self.positions.set(exec, positions)?;
-        exec.look_up(&weights.embed, &self.tokens, config.embedding_scale, &mut self.x, Write::Set)?;
+        let x = self.stream.begin();
+        exec.look_up(&weights.embed, &self.tokens, config.embedding_scale, x, Write::Set)?;
         if let Some(table) = &weights.positions {
-            exec.look_up(table, &self.positions, 1.0, &mut self.x, Write::Add)?;
+            exec.look_up(table, &self.positions, 1.0, x, Write::Add)?;
         }
         let layers = config.n_layers();
         let keep = match (depth, self.recompute) {
@@ -298,8 +299,7 @@ impl Training {
                 Keep::Inputs => {
                     if index.is_multiple_of(stretch) && index + stretch > first {
                         let exec = model.exec_of(index);
-                        exec.bring(&mut self.x)?;
-                        exec.copy(&self.x, &mut self.inputs[index / stretch])?;
+                        exec.copy(self.stream.settle(exec)?, &mut self.inputs[index / stretch])?;
                     }
                     self.block(model, index, 0, Mode::Inference)?;
                 }
@@ -336,7 +336,7 @@ impl Training {
     /// One block's forward, from the stream to the stream.
     fn block(&mut self, model: &Model, index: usize, slot: usize, mode: Mode) -> Result<()> {
         let exec = model.exec_of(index);
-        exec.bring(&mut self.x)?;
+        self.stream.bring(exec)?;
         let block = model.block(self.network(model, mode, exec), index, &self.turns);
         let (a, w) = (&mut self.blocks[slot], &mut self.workspaces[usize::from(exec.gpu.is_some())]);
         let ranked = self.cache_of.iter().zip(&mut self.caches);
@@ -348,8 +348,8 @@ impl Training {
             Some(tables) if exec.gpu.is_some() => Past::Sequences(tables),
             _ => Past::Caches(&mut caches),
         };
-        block.attention(&mut self.x, past, &self.spans, a, w)?;
-        block.mlp(&mut self.x, a, w)
+        block.attention(&mut self.stream, past, &self.spans, a, w)?;
+        block.mlp(&mut self.stream, a, w)
     }
 
     /// From the gradient of the stream after the last block (`d_x`) to all parameters below, down to `first`.
@@ -412,16 +412,17 @@ impl Training {
         let (first, offset) = (index / stretch * stretch, index % stretch);
         let is_last = index + 1 == layers || offset + 1 == stretch;
         if is_last && offset > 0 {
-            model.exec_of(first).copy(&self.inputs[index / stretch], &mut self.x)?;
+            model.exec_of(first).copy(&self.inputs[index / stretch], self.stream.begin())?;
             for i in 0..offset {
                 self.block(model, first + i, 0, Mode::Inference)?;
-                model.exec_of(first + i).copy(&self.x, &mut self.of_stretch[i + 1])?;
+                let exec = model.exec_of(first + i);
+                exec.copy(self.stream.settle(exec)?, &mut self.of_stretch[i + 1])?;
             }
         }
         match offset {
-            0 => model.exec_of(first).copy(&self.inputs[index / stretch], &mut self.x)?,
+            0 => model.exec_of(first).copy(&self.inputs[index / stretch], self.stream.begin())?,
             // The block before has made it, where that is computed.
-            _ => model.exec_of(index - 1).copy(&self.of_stretch[offset], &mut self.x)?,
+            _ => model.exec_of(index - 1).copy(&self.of_stretch[offset], self.stream.begin())?,
         }
         Ok(())
     }
@@ -524,14 +525,14 @@ impl Training {
     /// The stream of some of the wanted rows, normed, and the head's products of it.
     fn head_products(&mut self, model: &Model, range: Range<usize>, rows: usize) -> Result<()> {
         let (dim, exec) = (model.config().dim, model.exec_at(Place::Head));
-        exec.bring(&mut self.x)?;
+        let stream = self.stream.settle(exec)?;
         let HeadRows { ids, x, normed, logits, .. } = &mut self.part;
         if self.wanted.len() == rows {
             exec.resize(x, range.len() * dim)?;
-            exec.copy_values((&self.x, range.start * dim), (x, 0), range.len() * dim)?;
+            exec.copy_values((stream, range.start * dim), (x, 0), range.len() * dim)?;
         } else {
             ids.set(exec, self.wanted[range].iter().map(|&row| row as u32))?;
-            exec.gather(&self.x, dim, ids, x)?;
+            exec.gather(stream, dim, ids, x)?;
         }
         model.network(Mode::Training, exec).norm(x, &model.weights().norm, normed)?;
         let output = Output { weight: model.weights().head(), bias: None, y: logits };

@@ -107,6 +107,32 @@ fn company_and_chunks_leave_no_trace_on_a_gpu() {
     }
 }
 
+/// A GPU that brings a few likely tokens to the host gives what its logits give. Log-probabilities are asked for where logits
+/// are to travel.
+#[test]
+fn a_few_likely_tokens_give_what_all_logits_give() {
+    let Some(gpu) = gpu::open() else { return };
+    let model = load_on(&gpu, &root().join("assets/story.gguf"), usize::MAX);
+    let request = |seed: usize, logprobs| Request {
+        sampler: SamplerOptions {
+            temperature: [0.0, 0.8, 1.5][seed],
+            top_k: [0, 40, 7][seed],
+            top_p: [1.0, 0.95, 1.0][seed],
+            seed: 4,
+            ..SamplerOptions::default()
+        },
+        logprobs,
+        ..Request::greedy(prompt(&model, 4 + seed, seed), 8)
+    };
+    let found = |logprobs| -> Vec<Vec<u32>> {
+        let requests = (0..3).map(|seed| request(seed, logprobs)).collect();
+        answers(&mut engine(&model, 3, 64, CacheType::F16), requests).iter().map(|t| ids(t)).collect()
+    };
+    let (few, all) = (found(None), found(Some(0)));
+    assert_eq!(few, all);
+    assert!(few[1] != few[2] && few.iter().all(|ids| ids.len() == 8));
+}
+
 /// What a token was drawn from has the bits that training gives it.
 #[test]
 fn drawn_and_trained_log_probabilities_are_equal_on_a_gpu() {

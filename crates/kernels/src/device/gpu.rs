@@ -116,16 +116,16 @@ pub struct Kernel {
 /// A kernel in WGSL: a text that every device runs, and others for devices that can do more.
 ///
 /// They have the same entry point, buffers, scalars and workgroups, so that a launcher need not know them apart: the
-/// driver takes the last one that its device runs.
+/// driver takes the last one that its device runs. A text is in pieces, which others share.
 #[derive(Clone, Copy, Debug)]
 pub struct Wgsl {
     /// For every device.
-    pub plain: &'static str,
+    pub plain: &'static [&'static str],
     /// With subgroup operations, of whatever size a subgroup has. What it computes has the bits of the plain text.
-    pub subgroups: Option<&'static str>,
+    pub subgroups: Option<&'static [&'static str]>,
     /// With cooperative matrices 8x8 of f32, by subgroups of 32. Its bits are its own: the device chooses the order of the
     /// sums. So it is for kernels whose results are compared with no other kernel's.
-    pub matrices: Option<&'static str>,
+    pub matrices: Option<&'static [&'static str]>,
 }
 
 impl Ability {
@@ -154,21 +154,23 @@ impl Ability {
 
 impl Wgsl {
     /// One text for all devices.
-    pub const fn plain(text: &'static str) -> Option<Wgsl> {
-        Some(Wgsl { plain: text, subgroups: None, matrices: None })
+    pub const fn plain(pieces: &'static [&'static str]) -> Option<Wgsl> {
+        Some(Wgsl { plain: pieces, subgroups: None, matrices: None })
     }
 
     /// The texts that there are, each with what it asks for, the best last.
-    pub fn texts(&self) -> impl Iterator<Item = (Ability, &'static str)> {
+    pub fn texts(&self) -> impl Iterator<Item = (Ability, String)> {
         let others = [(Ability::Subgroups, self.subgroups), (Ability::Matrices, self.matrices)];
-        let others = others.into_iter().filter_map(|(ability, text)| Some((ability, text?)));
-        std::iter::once((Ability::Plain, self.plain)).chain(others)
+        let others = others.into_iter().filter_map(|(ability, pieces)| Some((ability, pieces?)));
+        std::iter::once((Ability::Plain, self.plain))
+            .chain(others)
+            .map(|(ability, pieces)| (ability, pieces.concat()))
     }
 
-    /// The text for a device that has `ability`.
-    pub fn text_for(&self, ability: Ability) -> &'static str {
+    /// The text for a device that has `ability`, and what it asks for.
+    pub fn text_for(&self, ability: Ability) -> (Ability, String) {
         let fitting = self.texts().filter(|(asks, _)| *asks <= ability);
-        fitting.last().map_or(self.plain, |(_, text)| text)
+        fitting.last().unwrap_or_else(|| (Ability::Plain, self.plain.concat()))
     }
 }
 

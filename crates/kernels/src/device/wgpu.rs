@@ -273,7 +273,7 @@ impl Wgpu {
                 why: "it is not written in WGSL".into(),
             });
         };
-        let text = texts.text_for(self.info.ability);
+        let (_, text) = texts.text_for(self.info.ability);
         let compile_error = |line, message| Error::Compile { kernel: kernel.name, line, message };
 
         let mut messages = Vec::new();

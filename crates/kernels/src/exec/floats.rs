@@ -117,7 +117,8 @@ impl Floats {
         }
     }
 
-    fn is_on(&self, exec: Exec) -> bool {
+    /// Whether they are where `exec` computes.
+    pub fn is_on(&self, exec: Exec) -> bool {
         match (&self.place, exec.gpu) {
             (Place::Host(_), None) | (Place::Device(_), Some(_)) => true,
             (Place::Host(_), Some(_)) | (Place::Device(_), None) => false,

@@ -2,7 +2,7 @@
 
 use super::{Exec, Floats};
 use crate::device::launch::cross_entropy::CrossEntropy as OnGpu;
-use crate::device::launch::sampling::Sampling;
+use crate::device::launch::sampling::{Likeliest, MAX_K, Sampling};
 use crate::device::launch::{from_f32, from_u32, to_f32};
 use crate::device::{Gpu, Result};
 use crate::ops::cross_entropy::{CrossEntropy, LeaveOut};
@@ -83,22 +83,18 @@ impl Exec<'_> {
         on_gpu.backward(gpu, x, &targets_there, bits, &weights, &normaliser)
     }
 
-    /// The token with the largest logit of each row of `vocab` logits; the lowest of equal ones. `None` where the host has the
-    /// logits, and where some row has NaN, infinity, or no finite logit at all: who wants to know more looks at the logits.
+    /// The `k` tokens with the largest logits of each row of `vocab` logits. `None` where the host has the logits, where k is
+    /// more than [`MAX_K`](crate::device::launch::sampling::MAX_K), and where some row has NaN, infinity, or no finite logit
+    /// at all: who wants to know more looks at the logits.
     ///
     /// # Errors
     /// What the device meets.
-    pub fn likeliest(&self, logits: &Floats, vocab: usize) -> Result<Option<Vec<u32>>> {
-        let Some(gpu) = self.gpu else { return Ok(None) };
-        let rows = logits.len() / vocab.max(1);
-        let (tokens, values, lse) = (gpu.alloc(4 * rows)?, gpu.alloc(4 * rows)?, gpu.alloc(4 * rows)?);
-        let op = Sampling { rows, vocab, width: vocab };
-        op.argmax(gpu, logits.memory(), &tokens, &values, &lse)?;
-        if !to_f32(gpu, &lse)?.iter().all(|lse| lse.is_finite()) {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; 4 * rows];
-        gpu.download(&tokens, 0, &mut bytes)?;
-        Ok(Some(bytes.as_chunks().0.iter().map(|&word| u32::from_ne_bytes(word)).collect()))
+    pub fn likeliest(&self, logits: &Floats, vocab: usize, k: usize) -> Result<Option<Vec<Likeliest>>> {
+        let Some(gpu) = self.gpu.filter(|_| (1..=MAX_K).contains(&k)) else { return Ok(None) };
+        let op = Sampling { rows: logits.len() / vocab.max(1), vocab, width: vocab };
+        let out = gpu.alloc(4 * op.words(k))?;
+        op.top_k(gpu, logits.memory(), k, &out)?;
+        let found = op.read(gpu, k, &out)?;
+        Ok(found.iter().all(|row| row.lse.is_finite()).then_some(found))
     }
 }

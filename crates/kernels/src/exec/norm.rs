@@ -34,6 +34,24 @@ impl Exec<'_> {
         Ok(())
     }
 
+    /// `x += addend`, then [`Exec::rms_norm`], with the bits that these two have one after the other.
+    pub fn add_rms_norm(
+        &self,
+        norm: RmsNorm,
+        x: &mut Floats,
+        addend: &Floats,
+        weight: &Floats,
+        y: &mut Floats,
+    ) -> Result<()> {
+        let Some(gpu) = self.gpu else {
+            self.add(x, addend)?;
+            return self.rms_norm(norm, x, weight, y);
+        };
+        self.resize(y, x.len())?;
+        let op = of_rows(norm, x, weight);
+        op.add_forward(gpu, x.memory(), addend.memory(), weight.memory(), y.memory())
+    }
+
     /// Gradients of [`Exec::rms_norm`]: `dx` is set or added to, `dw` added to.
     #[allow(clippy::too_many_arguments)] // what forward read, what backward writes, and what it works in
     pub fn rms_norm_backward(
@@ -107,6 +125,24 @@ impl Exec<'_> {
             }
         }
         Ok(())
+    }
+
+    /// `x += addend`, then [`Exec::layer_norm`], with the bits that these two have one after the other.
+    pub fn add_layer_norm(
+        &self,
+        eps: f32,
+        x: &mut Floats,
+        addend: &Floats,
+        [weight, bias]: [&Floats; 2],
+        y: &mut Floats,
+    ) -> Result<()> {
+        let Some(gpu) = self.gpu else {
+            self.add(x, addend)?;
+            return self.layer_norm(eps, x, [weight, bias], y);
+        };
+        self.resize(y, x.len())?;
+        let op = on_gpu::LayerNorm { rows: x.len() / weight.len().max(1), dim: weight.len(), eps };
+        op.add_forward(gpu, x.memory(), addend.memory(), weight.memory(), bias.memory(), y.memory())
     }
 
     /// Gradients of [`Exec::layer_norm`]: `dx` is set or added to, `dw` and `db` are added to.

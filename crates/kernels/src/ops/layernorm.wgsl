@@ -21,7 +21,8 @@
 // the chunks.
 //
 // layernorm_add_forward first adds what a block made to the residual stream, x += addend: the norm reads the
-// sum anyway.
+// sum anyway. Its bits are those of an addition and layernorm_forward: multiply-adds are spelt out, lest a compiler fuse
+// them in one kernel only.
 
 struct Shape {
     rows: u32,
@@ -85,12 +86,12 @@ fn layernorm_forward(
     var squares = 0.0;
     for (var c = thread; c < shape.dim; c += THREADS) {
         let difference = x[start + c] - mean;
-        squares += difference * difference;
+        squares = fma(difference, difference, squares);
     }
     let s = 1.0 / sqrt(sum_of_workgroup(squares, thread) / dim + shape.eps);
 
     for (var c = thread; c < shape.dim; c += THREADS) {
-        y[start + c] = (x[start + c] - mean) * s * weight[c] + bias[c];
+        y[start + c] = fma((x[start + c] - mean) * s, weight[c], bias[c]);
     }
 }
 
@@ -118,12 +119,12 @@ fn layernorm_add_forward(
     var squares = 0.0;
     for (var c = thread; c < shape.dim; c += THREADS) {
         let difference = x_inout[start + c] - mean;
-        squares += difference * difference;
+        squares = fma(difference, difference, squares);
     }
     let s = 1.0 / sqrt(sum_of_workgroup(squares, thread) / dim + shape.eps);
 
     for (var c = thread; c < shape.dim; c += THREADS) {
-        y[start + c] = (x_inout[start + c] - mean) * s * weight[c] + bias[c];
+        y[start + c] = fma((x_inout[start + c] - mean) * s, weight[c], bias[c]);
     }
 }
 
@@ -149,7 +150,7 @@ fn layernorm_backward(
     var squares = 0.0;
     for (var c = thread; c < gradient.dim; c += THREADS) {
         let difference = x[start + c] - mean;
-        squares += difference * difference;
+        squares = fma(difference, difference, squares);
     }
     let s = 1.0 / sqrt(sum_of_workgroup(squares, thread) / dim + gradient.eps);
 

@@ -17,12 +17,13 @@
 // apart; rmsnorm_backward_weight_total: 8 threads a column walk the chunks.
 //
 // rmsnorm_backward_in_place writes dx over dy. The sums for dweight need dy, so they are made first, and
-// rmsnorm_backward_scales makes the r that they need. All bits are those of rmsnorm_backward: multiply-adds are spelt
-// out, lest a compiler fuse them in one kernel only.
+// rmsnorm_backward_scales makes the r that they need. All bits are those of rmsnorm_backward.
+//
+// Multiply-adds are spelt out, lest a compiler fuse them in one kernel only.
 //
 // rmsnorm_add_forward first adds what a block made to the residual stream, x += addend: the norm reads the sum
-// anyway. rmsnorm_small_forward and rmsnorm_small_in_place are for short rows, such as the heads of q and k:
-// a workgroup takes 8 rows, with 32 threads each.
+// anyway. Its bits are those of an addition and rmsnorm_forward. rmsnorm_small_forward, rmsnorm_small_add_forward and
+// rmsnorm_small_in_place are for short rows, such as the heads of q and k: a workgroup takes 8 rows, with 32 threads each.
 
 struct Shape {
     rows: u32,
@@ -80,7 +81,7 @@ fn rmsnorm_forward(
 
     var squares = 0.0;
     for (var c = thread; c < shape.dim; c += THREADS) {
-        squares += x[start + c] * x[start + c];
+        squares = fma(x[start + c], x[start + c], squares);
     }
     let r = 1.0 / sqrt(sum_of_workgroup(squares, thread) / f32(shape.dim) + shape.eps);
 
@@ -106,7 +107,7 @@ fn rmsnorm_add_forward(
     for (var c = thread; c < shape.dim; c += THREADS) {
         let value = x_inout[start + c] + addend[start + c];
         x_inout[start + c] = value;
-        squares += value * value;
+        squares = fma(value, value, squares);
     }
     let r = 1.0 / sqrt(sum_of_workgroup(squares, thread) / f32(shape.dim) + shape.eps);
 
@@ -145,12 +146,36 @@ fn rmsnorm_small_forward(
 
     var squares = 0.0;
     for (var c = thread % LANES; c < dim; c += LANES) {
-        squares += x[start + c] * x[start + c];
+        squares = fma(x[start + c], x[start + c], squares);
     }
     let r = 1.0 / sqrt(sum_of_lanes(squares, thread) / f32(shape.dim) + shape.eps);
 
     for (var c = thread % LANES; c < dim; c += LANES) {
         y[start + c] = x[start + c] * r * (shape.offset + weight[c]);
+    }
+}
+
+// x += addend, then y from x.
+@compute @workgroup_size(256)
+fn rmsnorm_small_add_forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = (group.y * groups.x + group.x) * ROWS + thread / LANES;
+    let start = row * shape.dim;
+    let dim = select(0u, shape.dim, row < shape.rows);
+
+    var squares = 0.0;
+    for (var c = thread % LANES; c < dim; c += LANES) {
+        let value = x_inout[start + c] + addend[start + c];
+        x_inout[start + c] = value;
+        squares = fma(value, value, squares);
+    }
+    let r = 1.0 / sqrt(sum_of_lanes(squares, thread) / f32(shape.dim) + shape.eps);
+
+    for (var c = thread % LANES; c < dim; c += LANES) {
+        y[start + c] = x_inout[start + c] * r * (shape.offset + weight[c]);
     }
 }
 
@@ -167,7 +192,7 @@ fn rmsnorm_small_in_place(
 
     var squares = 0.0;
     for (var c = thread % LANES; c < dim; c += LANES) {
-        squares += x_inout[start + c] * x_inout[start + c];
+        squares = fma(x_inout[start + c], x_inout[start + c], squares);
     }
     let r = 1.0 / sqrt(sum_of_lanes(squares, thread) / f32(shape.dim) + shape.eps);
 

@@ -1,12 +1,11 @@
-// From a row of logits to the tokens that may come next: the likeliest, or the k likeliest.
+// From a row of logits to the k tokens that may come next with the largest logits; with k = 1, to the likeliest.
 //
-//   argmax   token = the v with the largest x[v]        value = x[token]        lse = log(sum over v of e^x[v])
-//   top_k    the k tokens with the largest x[v], from the largest on, and their x[v]
-//
-// The logarithm of token v's probability is x[v] - lse. Of equal logits the one with the lower token comes first.
+//   tokens   the k tokens with the largest x[v], from the largest on; of equal ones the lower token comes first
+//   values   their x[v]
+//   lse      log(sum over v of e^x[v]), so that x[v] - lse is the logarithm of token v's probability
 //
 // logits: [rows, width], of which the first `vocab` columns are tokens and the others padding, which is not read.
-// tokens, values: [rows] of argmax, [rows, k] of top_k, with k at most 64; lse: [rows].
+// likeliest: [rows, 1 + 2 k] words: lse, tokens, values, so that they come to the host together. k is at most 64.
 //
 // -infinity, NaN and +infinity are never chosen; they are told by their bits, for WGSL promises nothing of arithmetic
 // with them. Where no token is left, the token is NO_TOKEN and its value the smallest f32. With a NaN or +infinity in
@@ -15,7 +14,7 @@
 // A workgroup takes a row, which its 256 threads walk 256 columns apart. lse has the sum of cross_entropy.wgsl's loss,
 // in its order.
 //
-// top_k: each thread keeps the 4 best of its columns. Then the best of all threads' first ones is taken k times, by a
+// Each thread keeps the 4 best of its columns. Then the best of all threads' first ones is taken k times, by a
 // tree, and leaves its thread's list. A list that has run empty is filled from the columns again, with what comes after
 // the one just taken. This is rare: of the 64 largest logits in any order a thread has a quarter, on average.
 
@@ -29,9 +28,7 @@ struct Shape {
 var<immediate> shape: Shape;
 
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
-@group(0) @binding(1) var<storage, read_write> tokens: array<u32>;
-@group(0) @binding(2) var<storage, read_write> values: array<f32>;
-@group(0) @binding(3) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(1) var<storage, read_write> likeliest: array<u32>;
 
 const THREADS: u32 = 256u;
 const NO_TOKEN: u32 = 0xffffffffu;
@@ -101,35 +98,18 @@ fn merged(a: Sum, b: Sum) -> Sum {
     return Sum(largest, a.sum * ea + b.sum * eb, a.wrong | b.wrong);
 }
 
-// tokens, values and lse are assigned.
-@compute @workgroup_size(256)
-fn sampling_argmax(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let row = group.y * groups.x + group.x; // a grid dimension holds 65535 at most, so rows fill two
-    if row >= shape.rows {
-        return;
-    }
-    let start = row * shape.width;
-
-    var best = Candidate(LOWEST, NO_TOKEN);
+// lse of a row, right in the first thread.
+fn log_sum_exp(start: u32, thread: u32) -> f32 {
     var sum = Sum(LOWEST, 0.0, 0u);
     for (var v = thread; v < shape.vocab; v += THREADS) {
         let x = logits[start + v];
         let kind_of_x = kind(x);
         if kind_of_x == 0u {
-            let candidate = Candidate(x, v);
-            if is_before(candidate, best) {
-                best = candidate;
-            }
             sum = added(sum, x);
         } else if kind_of_x == 2u {
             sum.wrong = 1u;
         }
     }
-    best = first_of_workgroup(best, thread);
     partial[thread] = sum;
     workgroupBarrier();
     for (var width = THREADS / 2u; width > 0u; width = width / 2u) {
@@ -138,21 +118,16 @@ fn sampling_argmax(
         }
         workgroupBarrier();
     }
-
-    if thread == 0u {
-        sum = partial[0];
-        tokens[row] = best.token;
-        values[row] = best.value;
-        var nan = 0x7fc00000u; // a variable, since a NaN may not be written as a constant
-        var minus_infinity = 0xff800000u;
-        if sum.wrong != 0u {
-            lse[row] = bitcast<f32>(nan);
-        } else if best.token == NO_TOKEN {
-            lse[row] = bitcast<f32>(minus_infinity);
-        } else {
-            lse[row] = sum.largest + log(sum.sum);
-        }
+    sum = partial[0];
+    var nan = 0x7fc00000u; // a variable, since a NaN may not be written as a constant
+    var minus_infinity = 0xff800000u;
+    if sum.wrong != 0u {
+        return bitcast<f32>(nan);
     }
+    if sum.sum == 0.0 {
+        return bitcast<f32>(minus_infinity);
+    }
+    return sum.largest + log(sum.sum);
 }
 
 // The best of a thread's columns, from the first on.
@@ -190,7 +165,7 @@ fn scan(start: u32, thread: u32, last: Candidate) -> List {
     return list;
 }
 
-// tokens and values are assigned.
+// likeliest is assigned.
 @compute @workgroup_size(256)
 fn sampling_top_k(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -202,13 +177,18 @@ fn sampling_top_k(
         return;
     }
     let start = row * shape.width;
+    let out = row * (1u + 2u * shape.k);
 
+    let lse = log_sum_exp(start, thread);
+    if thread == 0u {
+        likeliest[out] = bitcast<u32>(lse);
+    }
     var list = scan(start, thread, Candidate(LOWEST, NO_TOKEN));
     for (var i = 0u; i < shape.k; i++) {
         let first = first_of_workgroup(Candidate(list.values.x, list.tokens.x), thread);
         if thread == 0u {
-            tokens[row * shape.k + i] = first.token;
-            values[row * shape.k + i] = first.value;
+            likeliest[out + 1u + i] = first.token;
+            likeliest[out + 1u + shape.k + i] = bitcast<u32>(first.value);
         }
         if first.token != NO_TOKEN && first.token % THREADS == thread {
             list = List(vec4(list.values.yzw, LOWEST), vec4(list.tokens.yzw, NO_TOKEN));

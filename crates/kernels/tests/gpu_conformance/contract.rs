@@ -82,7 +82,7 @@ pub fn subgroups_change_no_bit<G: Gpu>(with: &G, without: &G) {
 static BROKEN: Kernel = Kernel {
     name: "broken",
     entry: "broken",
-    wgsl: Wgsl::plain("@compute @workgroup_size(1) fn broken() {\n  nonsense();\n}\n"),
+    wgsl: Wgsl::plain(&["@compute @workgroup_size(1) fn broken() {\n  nonsense();\n}\n"]),
     cuda: Some("extern \"C\" __global__ void broken() {\n  nonsense();\n}\n"),
     workgroup: [1, 1, 1],
     buffers: &[],
@@ -93,9 +93,9 @@ static BROKEN: Kernel = Kernel {
 static MISNAMED: Kernel = Kernel {
     name: "misnamed",
     entry: "misnamed",
-    wgsl: Wgsl::plain(
+    wgsl: Wgsl::plain(&[
         "@group(0) @binding(0) var<storage, read_write> x: array<f32>;\n@compute @workgroup_size(1) fn other() { x[0] = 1.0; }\n",
-    ),
+    ]),
     cuda: Some("extern \"C\" __global__ void other(float* x) { x[0] = 1.0f; }\n"),
     workgroup: [1, 1, 1],
     buffers: &[Binding { name: "x", index: 0, access: gpu::Access::Write }],

@@ -83,6 +83,9 @@ fn forward<G: Gpu>(gpu: &G, adds: bool) -> usize {
             // A sum of two is rounded once: it has one right result.
             let expected: Vec<f32> = x.iter().zip(&addend).map(|(x, addend)| x + addend).collect();
             assert_eq!(sum, expected, "layernorm_add_forward {op:?}: x");
+            let apart = gpu.alloc(4 * sum.len()).unwrap();
+            op.forward(gpu, &from_f32(gpu, &sum).unwrap(), &weight_, &bias_, &apart).unwrap();
+            assert_eq!(to_f32(gpu, &apart).unwrap(), y, "{op:?}: first added, then normed");
         }
         let want = layernorm::reference(op.eps, &wide(&sum), &wide(&weight), &wide(&bias));
         let mut expected = Vec::new();

@@ -12,7 +12,8 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
         "rmsnorm_forward" => rmsnorm_forward(gpu, false) + many_wide_rows(gpu),
         "rmsnorm_small_forward" => rmsnorm_forward(gpu, true),
         "rmsnorm_small_in_place" => rmsnorm_in_place(gpu),
-        "rmsnorm_add_forward" => rmsnorm_add_forward(gpu),
+        "rmsnorm_add_forward" => rmsnorm_add_forward(gpu, false),
+        "rmsnorm_small_add_forward" => rmsnorm_add_forward(gpu, true),
         "rmsnorm_backward" => rmsnorm_backward(gpu, Gradient::Input),
         "rmsnorm_backward_weight" => rmsnorm_backward(gpu, Gradient::Weight),
         "rmsnorm_backward_weight_total" => many_rows(gpu),
@@ -145,8 +146,8 @@ fn rmsnorm_in_place<G: Gpu>(gpu: &G) -> usize {
     shapes.len()
 }
 
-fn rmsnorm_add_forward<G: Gpu>(gpu: &G) -> usize {
-    let shapes = rmsnorm_shapes();
+fn rmsnorm_add_forward<G: Gpu>(gpu: &G, small: bool) -> usize {
+    let shapes: Vec<RmsNorm> = rmsnorm_shapes().into_iter().filter(|op| (op.dim <= 256) == small).collect();
     for op in &shapes {
         let count = op.rows * op.dim;
         let (x, addend, weight) = (numbers(count, 1), numbers(count, 4), numbers(op.dim, 2));
@@ -168,6 +169,9 @@ fn rmsnorm_add_forward<G: Gpu>(gpu: &G) -> usize {
             &from_f32(gpu, &addend[last.clone()]).unwrap(),
         );
         assert_eq!(alone[1], y[last], "rmsnorm_add_forward {op:?}: the last row alone has other bits");
+        let apart = gpu.alloc(4 * count).unwrap();
+        op.forward(gpu, &from_f32(gpu, &sum).unwrap(), &weight_, &apart).unwrap();
+        assert_eq!(to_f32(gpu, &apart).unwrap(), y, "{op:?}: first added, then normed");
     }
     shapes.len()
 }

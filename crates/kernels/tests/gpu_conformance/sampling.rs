@@ -1,8 +1,8 @@
 //! The likeliest tokens.
 
 use wootz_kernels::device::Gpu;
-use wootz_kernels::device::launch::sampling::{MAX_K, NO_TOKEN, Sampling};
-use wootz_kernels::device::launch::{from_f32, to_f32};
+use wootz_kernels::device::launch::from_f32;
+use wootz_kernels::device::launch::sampling::{Likeliest, MAX_K, NO_TOKEN, Sampling};
 use wootz_kernels::ops::softmax;
 
 use crate::numbers::*;
@@ -10,13 +10,10 @@ use crate::numbers::*;
 /// Tries the kernel of this name; `None` if it is none of this op's.
 pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
     Some(match kernel {
-        "sampling_argmax" => {
-            argmax_of_what_is_not_finite(gpu);
-            argmax(gpu)
-        }
         "sampling_top_k" => {
+            what_is_not_finite(gpu);
             hard_rows(gpu);
-            top_k(gpu)
+            the_likeliest(gpu) + top_k(gpu)
         }
         _ => return None,
     })
@@ -48,27 +45,19 @@ fn logits(shape: &Sampling, levels: f32) -> Vec<f32> {
     x
 }
 
-fn run_argmax<G: Gpu>(gpu: &G, shape: &Sampling, x: &[f32]) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
-    let [tokens, values, lse] = [1, 2, 3].map(|seed| from_f32(gpu, &numbers(shape.rows, seed)).unwrap());
-    shape.argmax(gpu, &from_f32(gpu, x).unwrap(), &tokens, &values, &lse).unwrap();
-    let [tokens, values, lse] = [&tokens, &values, &lse].map(|buffer| to_f32(gpu, buffer).unwrap());
-    (tokens.into_iter().map(f32::to_bits).collect(), values, lse)
+fn run<G: Gpu>(gpu: &G, shape: &Sampling, x: &[f32], k: usize) -> Vec<Likeliest> {
+    let out = from_f32(gpu, &numbers(shape.words(k), 1)).unwrap();
+    shape.top_k(gpu, &from_f32(gpu, x).unwrap(), k, &out).unwrap();
+    shape.read(gpu, k, &out).unwrap()
 }
 
-fn run_top_k<G: Gpu>(gpu: &G, shape: &Sampling, x: &[f32], k: usize) -> Vec<(u32, f32)> {
-    let [tokens, values] = [1, 2].map(|seed| from_f32(gpu, &numbers(shape.rows * k, seed)).unwrap());
-    shape.top_k(gpu, &from_f32(gpu, x).unwrap(), k, &tokens, &values).unwrap();
-    let tokens = to_f32(gpu, &tokens).unwrap().into_iter().map(f32::to_bits);
-    tokens.zip(to_f32(gpu, &values).unwrap()).collect()
-}
-
-fn argmax<G: Gpu>(gpu: &G) -> usize {
+fn the_likeliest<G: Gpu>(gpu: &G) -> usize {
     let mut cases = 0;
     for shape in shapes() {
         for levels in [1e6, 3.0] {
             let x = logits(&shape, levels);
-            let (tokens, values, lse) = run_argmax(gpu, &shape, &x);
-            for (row, x) in x.chunks_exact(shape.width).enumerate() {
+            let found = run(gpu, &shape, &x, 1);
+            for ((row, x), found) in x.chunks_exact(shape.width).enumerate().zip(&found) {
                 let x = &x[..shape.vocab];
                 let mut want = (0, x[0]);
                 for (token, &value) in (0..).zip(x) {
@@ -76,29 +65,28 @@ fn argmax<G: Gpu>(gpu: &G) -> usize {
                         want = (token, value);
                     }
                 }
-                assert_eq!((tokens[row], values[row]), want, "{shape:?}, row {row}, {levels} levels");
+                assert_eq!(found.tokens, [want], "{shape:?}, row {row}, {levels} levels");
                 let want = softmax::reference(&wide(x));
                 let size = 3e-6 + 2.0 * ULP * want.abs();
-                check(&format!("{shape:?}, lse {row}"), &[lse[row]], &[Near(want, size)]);
+                check(&format!("{shape:?}, lse {row}"), &[found.lse], &[Near(want, size)]);
             }
             // A row has the same bits alone.
-            let one = Sampling { rows: 1, ..shape };
             let last = shape.rows - 1;
-            let alone = run_argmax(gpu, &one, &x[last * shape.width..]);
-            assert_eq!((alone.0[0], alone.1[0].to_bits()), (tokens[last], values[last].to_bits()));
-            assert_eq!(alone.2[0].to_bits(), lse[last].to_bits(), "{shape:?}");
+            let alone = run(gpu, &Sampling { rows: 1, ..shape }, &x[last * shape.width..], 1);
+            assert_eq!(alone[0].tokens, found[last].tokens);
+            assert_eq!(alone[0].lse.to_bits(), found[last].lse.to_bits(), "{shape:?}");
             cases += 1;
         }
     }
     cases
 }
 
-fn argmax_of_what_is_not_finite<G: Gpu>(gpu: &G) {
+fn what_is_not_finite<G: Gpu>(gpu: &G) {
     const NONE: f32 = f32::NEG_INFINITY;
     let of = |x: &[f32]| {
         let shape = Sampling { rows: 1, vocab: x.len(), width: x.len() };
-        let (tokens, values, lse) = run_argmax(gpu, &shape, x);
-        (tokens[0], values[0], lse[0])
+        let Likeliest { lse, tokens } = run(gpu, &shape, x, 1).remove(0);
+        (tokens[0].0, tokens[0].1, lse)
     };
     assert_eq!(of(&[NONE, 3.0]), (1, 3.0, 3.0));
     assert_eq!(of(&[3e38, -3e38]), (0, 3e38, 3e38));
@@ -109,18 +97,17 @@ fn argmax_of_what_is_not_finite<G: Gpu>(gpu: &G) {
     }
     assert_eq!(of(&[f32::NAN, 2.0, f32::INFINITY, 2.0]).0, 1);
 
-    let some = gpu.alloc(16).unwrap();
+    let some = gpu.alloc(24).unwrap();
     let shape = Sampling { rows: 2, vocab: 3, width: 2 };
-    assert!(shape.argmax(gpu, &some, &some, &some, &some).is_err());
-    assert!(Sampling { width: 3, ..shape }.argmax(gpu, &some, &some, &some, &some).is_err());
-    Sampling { rows: 0, ..shape }.argmax(gpu, &some, &some, &some, &some).unwrap();
+    assert!(shape.top_k(gpu, &some, 1, &some).is_err());
+    Sampling { rows: 0, ..shape }.top_k(gpu, &some, 1, &some).unwrap();
 }
 
-fn check_top_k(what: &str, shape: &Sampling, x: &[f32], k: usize, found: &[(u32, f32)]) {
-    for (row, (x, found)) in x.chunks_exact(shape.width).zip(found.chunks_exact(k)).enumerate() {
+fn check_top_k(what: &str, shape: &Sampling, x: &[f32], k: usize, found: &[Likeliest]) {
+    for (row, (x, found)) in x.chunks_exact(shape.width).zip(found).enumerate() {
         let mut want = in_order(&x[..shape.vocab]);
         want.resize(want.len().max(k), (NO_TOKEN, f32::MIN));
-        assert_eq!(found, &want[..k], "{what}: {shape:?}, k {k}, row {row}");
+        assert_eq!(found.tokens, want[..k], "{what}: {shape:?}, k {k}, row {row}");
     }
 }
 
@@ -130,17 +117,18 @@ fn top_k<G: Gpu>(gpu: &G) -> usize {
         for (levels, k) in [(1e6, 1), (1e6, 5), (3.0, MAX_K), (1e6, MAX_K)] {
             let k = if shape.rows > 1000 { k.min(3) } else { k };
             let x = logits(&shape, levels);
-            let found = run_top_k(gpu, &shape, &x, k);
+            let found = run(gpu, &shape, &x, k);
             check_top_k(&format!("{levels} levels"), &shape, &x, k, &found);
             cases += 1;
         }
     }
-    let some = gpu.alloc(1024).unwrap();
     let shape = Sampling { rows: 4, vocab: 64, width: 64 };
-    assert!(shape.top_k(gpu, &some, MAX_K + 1, &some, &some).is_err());
-    let small = gpu.alloc(1020).unwrap();
-    assert!(shape.top_k(gpu, &some, MAX_K, &some, &small).is_err());
-    shape.top_k(gpu, &some, 0, &some, &some).unwrap();
+    let (logits, out) = (gpu.alloc(4 * 4 * 64).unwrap(), gpu.alloc(4 * shape.words(MAX_K)).unwrap());
+    shape.top_k(gpu, &logits, MAX_K, &out).unwrap();
+    let small = gpu.alloc(4 * shape.words(MAX_K) - 4).unwrap();
+    assert!(shape.top_k(gpu, &logits, MAX_K, &small).is_err());
+    assert!(shape.top_k(gpu, &logits, MAX_K + 1, &out).is_err());
+    assert!(shape.top_k(gpu, &logits, 0, &out).is_err());
     cases
 }
 
@@ -160,7 +148,7 @@ fn hard_rows<G: Gpu>(gpu: &G) {
         ("with others", row(&|v| [f32::NAN, f32::INFINITY, v as f32, f32::NEG_INFINITY][v % 4])),
     ];
     for (what, x) in rows {
-        let found = run_top_k(gpu, &shape, &x, MAX_K);
+        let found = run(gpu, &shape, &x, MAX_K);
         check_top_k(what, &shape, &x, MAX_K, &found);
     }
 }

@@ -1,6 +1,6 @@
 //! The first half of a block: `x ← x + o(attention(q, k, v))`, where q, k and v are projections of norm(x).
 
-use super::{Activations, Below, Block, Mode, Past, Projection, Workspace};
+use super::{Activations, Below, Block, Mode, Past, Projection, Stream, Workspace};
 use crate::decoder::Span;
 use crate::error::Result;
 use crate::gradients::Gradients;
@@ -21,11 +21,11 @@ impl Block<'_> {
         self.network.config.attention(self.index)
     }
 
-    /// The stream `x` `[rows, C]` takes up what attention gives. `past` and `spans` tell the sequences apart: each
+    /// The stream takes up what attention gives. `past` and `spans` tell the sequences apart: each
     /// sequence's keys and values are appended to its cache.
     pub fn attention(
         &self,
-        x: &mut Floats,
+        stream: &mut Stream,
         past: Past,
         spans: &[Span],
         a: &mut Activations,
@@ -33,8 +33,8 @@ impl Block<'_> {
     ) -> Result<()> {
         let (net, layer) = (self.network, self.layer);
         let (exec, config) = (net.exec, net.config);
-        self.keep(x, &mut a.x)?;
-        net.norm(x, &layer.attn_norm, &mut w.normed)?;
+        net.norm_of(stream, &layer.attn_norm, &mut w.normed)?;
+        self.keep(&stream.x, &mut a.x)?;
 
         let [q, k, v] = self.qkv();
         self.show(&[Part::Q, Part::K, Part::V], &w.normed, config.dim)?;
@@ -63,13 +63,13 @@ impl Block<'_> {
         self.show(&[Part::O], &a.attended, config.q_dim())?;
         let o = self.projection(Part::O, &layer.o);
         match &layer.attn_post_norm {
-            None => net.linear(&mut w.products, &a.attended, [(o, &mut w.out)])?,
+            None => net.linear(&mut w.products, &a.attended, [(o, stream.owe())])?,
             Some(norm) => {
                 net.linear(&mut w.products, &a.attended, [(o, &mut a.o)])?;
-                net.norm(&a.o, norm, &mut w.out)?;
+                net.norm(&a.o, norm, stream.owe())?;
             }
         }
-        Ok(exec.add(x, &w.out)?)
+        Ok(())
     }
 
     /// Queries and keys as attention takes them, from those of the projections: with their norms, where they have any, and

@@ -1,7 +1,7 @@
 //! The second half of a block: `x ← x + down(act(gate(n)) · up(n))`, or `x + down(act(up(n)))` without a gate, where n
 //! is norm(x).
 
-use super::{Activations, Below, Block, Workspace};
+use super::{Activations, Below, Block, Stream, Workspace};
 use crate::config::Mlp;
 use crate::error::Result;
 use crate::gradients::Gradients;
@@ -18,11 +18,11 @@ impl Block<'_> {
         }
     }
 
-    /// The stream `x` `[rows, C]` takes up what the MLP gives.
-    pub fn mlp(&self, x: &mut Floats, a: &mut Activations, w: &mut Workspace) -> Result<()> {
+    /// The stream takes up what the MLP gives.
+    pub fn mlp(&self, stream: &mut Stream, a: &mut Activations, w: &mut Workspace) -> Result<()> {
         let (net, layer) = (self.network, self.layer);
-        self.keep(x, &mut a.x_mid)?;
-        net.norm(x, &layer.mlp_norm, &mut w.normed)?;
+        net.norm_of(stream, &layer.mlp_norm, &mut w.normed)?;
+        self.keep(&stream.x, &mut a.x_mid)?;
         let up = self.projection(Part::Up, &layer.up);
         self.show(&[Part::Gate, Part::Up], &w.normed, net.config.dim)?;
         match &layer.gate {
@@ -36,13 +36,13 @@ impl Block<'_> {
         let down = self.projection(Part::Down, &layer.down);
         self.show(&[Part::Down], &w.hidden, net.config.hidden_dim)?;
         match &layer.mlp_post_norm {
-            None => net.linear(&mut w.products, &w.hidden, [(down, &mut w.out)])?,
+            None => net.linear(&mut w.products, &w.hidden, [(down, stream.owe())])?,
             Some(norm) => {
                 net.linear(&mut w.products, &w.hidden, [(down, &mut a.down)])?;
-                net.norm(&a.down, norm, &mut w.out)?;
+                net.norm(&a.down, norm, stream.owe())?;
             }
         }
-        Ok(net.exec.add(x, &w.out)?)
+        Ok(())
     }
 
     fn activate(&self, a: &Activations, hidden: &mut Floats) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::lora::{self, Active, Adapter, Low};
 use crate::names::{Part, Place, TensorId};
 use crate::weights::{Layer, Linear, NormWeights};
 use wootz_kernels::exec::{
-    AttentionScratch, Exec, Floats, GradientTerm, LinearGradient, Output, Tables, Turns,
+    AttentionScratch, Exec, Floats, GradientTerm, Ids, LinearGradient, Output, Tables, Turns,
 };
 use wootz_kernels::ops::Write;
 use wootz_kernels::ops::attention::LayerCache;
@@ -92,6 +92,58 @@ pub(crate) enum Past<'a, 'c> {
     Sequences(&'a Tables),
 }
 
+/// The residual stream `[rows, C]`: `x`, and what the last half of a block gave, which the next norm adds to it as it reads
+/// both.
+#[derive(Default)]
+pub(crate) struct Stream {
+    x: Floats,
+    addend: Floats,
+    /// Whether `addend` is still to be added.
+    is_owing: bool,
+}
+
+impl Stream {
+    /// Room for a stream that begins here.
+    pub fn begin(&mut self) -> &mut Floats {
+        self.is_owing = false;
+        &mut self.x
+    }
+
+    /// The whole stream, where `exec` computes.
+    pub fn settle(&mut self, exec: Exec) -> Result<&Floats> {
+        if std::mem::take(&mut self.is_owing) {
+            let owner = self.x.owner().cloned();
+            Exec { pool: exec.pool, gpu: owner.as_ref() }.add(&mut self.x, &self.addend)?;
+        }
+        exec.bring(&mut self.x)?;
+        Ok(&self.x)
+    }
+
+    /// Room for what a half of a block gives, which is to be added.
+    fn owe(&mut self) -> &mut Floats {
+        self.is_owing = true;
+        &mut self.addend
+    }
+
+    /// Sets `part` to the rows `ids` of the stream.
+    pub fn gather(&self, exec: Exec, width: usize, ids: &Ids, part: &mut Stream) -> Result<()> {
+        exec.gather(&self.x, width, ids, &mut part.x)?;
+        part.is_owing = self.is_owing;
+        if self.is_owing {
+            exec.gather(&self.addend, width, ids, &mut part.addend)?;
+        }
+        Ok(())
+    }
+
+    /// Brings it to where `exec` computes.
+    pub fn bring(&mut self, exec: Exec) -> Result<()> {
+        match self.x.is_on(exec) {
+            true => Ok(()),
+            false => self.settle(exec).map(|_| ()),
+        }
+    }
+}
+
 /// What a block computes on its way and backward needs again: `[rows, width]` each.
 #[derive(Default)]
 pub(crate) struct Activations {
@@ -122,7 +174,6 @@ pub(crate) struct Workspace {
     /// Queries and keys as attention takes them (H·D, G·D).
     pub q: Floats,
     pub k: Floats,
-    pub out: Floats,
     pub hidden: Floats,
     pub products: Products,
     pub attention: AttentionScratch,
@@ -253,6 +304,24 @@ impl Network<'_> {
             }
             (Norm::LayerNorm | Norm::RmsNorm | Norm::RmsNormOnePlus, _) => {
                 self.exec.rms_norm(self.rms_norm(), x, &weights.weight, y)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// y = norm(stream), after what is to be added to the stream has been.
+    pub fn norm_of(&self, stream: &mut Stream, weights: &NormWeights, y: &mut Floats) -> Result<()> {
+        let Stream { x, addend, is_owing } = stream;
+        if !std::mem::take(is_owing) {
+            return self.norm(x, weights, y);
+        }
+        match (&self.config.norm, &weights.bias) {
+            (Norm::LayerNorm, Some(bias)) => {
+                let weights = [&weights.weight, bias];
+                self.exec.add_layer_norm(self.config.norm_eps, x, addend, weights, y)?;
+            }
+            (Norm::LayerNorm | Norm::RmsNorm | Norm::RmsNormOnePlus, _) => {
+                self.exec.add_rms_norm(self.rms_norm(), x, addend, &weights.weight, y)?;
             }
         }
         Ok(())

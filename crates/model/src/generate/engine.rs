@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use wootz_kernels::device::launch::sampling::Likeliest;
 use wootz_kernels::ops::attention::CacheType;
 
 /// How an engine shares its model out.
@@ -252,14 +253,14 @@ struct Sequence {
 /// A sequence's part of what a step gives.
 enum Wanted<'a> {
     /// The likeliest tokens of its rows.
-    Ids(&'a [u32]),
+    Likeliest(&'a [Likeliest]),
     /// The logits of its rows.
     Logits(&'a mut [f32]),
 }
 
 /// A row of that.
 enum Row<'a> {
-    Likeliest(u32),
+    Likeliest(&'a Likeliest),
     Logits(&'a [f32]),
 }
 
@@ -400,20 +401,25 @@ impl<M: Deref<Target = Model>> Engine<M> {
         }
         model.compute(scratch, &mut chunks)?;
         drop(chunks);
-        // Where only the likeliest tokens are wanted, a GPU finds them.
-        let are_plain = active.iter().all(|sequence| sequence.wanted == 0 || sequence.wants_ids_alone());
-        let likeliest = if are_plain { model.likeliest(scratch)? } else { None };
-        let mut ids = likeliest.as_deref();
-        let mut logits = match ids {
+        // Where a few of the likeliest tokens are enough for each row, a GPU finds them.
+        let vocab_size = model.config().vocab_size;
+        let wanting = active.iter().filter(|sequence| sequence.wanted > 0);
+        let enough =
+            wanting.map(|sequence| sequence.enough(vocab_size)).try_fold(0, |most, k| Some(k?.max(most)));
+        let likeliest = match enough {
+            Some(k) => model.likeliest(scratch, k)?,
+            None => None,
+        };
+        let mut likeliest = likeliest.as_deref();
+        let mut logits = match likeliest {
             Some(_) => &mut [],
             None => scratch.logits()?,
         };
 
         // Choosing from a large vocabulary takes long enough to be shared out among the threads.
-        let vocab_size = model.config().vocab_size;
         let turns = active.iter_mut().map(|sequence| {
-            let own = match &mut ids {
-                Some(ids) => Wanted::Ids(ids.split_off(..sequence.wanted).unwrap_or_default()),
+            let own = match &mut likeliest {
+                Some(rows) => Wanted::Likeliest(rows.split_off(..sequence.wanted).unwrap_or_default()),
                 None => {
                     Wanted::Logits(logits.split_off_mut(..sequence.wanted * vocab_size).unwrap_or_default())
                 }
@@ -425,7 +431,7 @@ impl<M: Deref<Target = Model>> Engine<M> {
             let mut turn = turns[at].lock().unwrap_or_else(PoisonError::into_inner);
             let (sequence, wanted, turn) = &mut *turn;
             *turn = match wanted {
-                Wanted::Ids(ids) => sequence.take(ids.iter().map(|&id| Row::Likeliest(id))),
+                Wanted::Likeliest(rows) => sequence.take(rows.iter().map(Row::Likeliest)),
                 Wanted::Logits(logits) => sequence.take(logits.chunks_exact(vocab_size).map(Row::Logits)),
             };
         });
@@ -645,9 +651,10 @@ impl Sequence {
         (!tokens.is_empty()).then_some(Chunk { tokens, cache: &mut self.cache, logits })
     }
 
-    /// Whether nothing but the likeliest tokens is asked of its rows.
-    fn wants_ids_alone(&self) -> bool {
-        self.sampler.options().takes_the_likeliest() && self.logprobs.is_none() && !self.drawn
+    /// How many of the likeliest tokens tell all that is asked of its rows; `None` where no number of them does.
+    fn enough(&self, vocab: usize) -> Option<usize> {
+        let asks_more = self.logprobs.is_some() || self.drawn;
+        self.sampler.options().enough(vocab).filter(|_| !asks_more)
     }
 
     /// Takes this sequence's rows of what a step gives.
@@ -670,11 +677,10 @@ impl Sequence {
         self.guessed = 0;
         turn.proposed = guess.len();
         for (at, row) in rows.enumerate() {
+            let index = self.answered() as u64;
             let (id, logits) = match row {
-                Row::Likeliest(id) => (Ok(id), &[][..]),
-                Row::Logits(logits) => {
-                    (self.sampler.sample(logits, &self.tokens, self.answered() as u64), logits)
-                }
+                Row::Likeliest(row) => (Ok(self.sampler.sample_from(&row.tokens, index)), &[][..]),
+                Row::Logits(logits) => (self.sampler.sample(logits, &self.tokens, index), logits),
             };
             let id = match id {
                 Ok(id) => id,

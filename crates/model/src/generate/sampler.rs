@@ -21,6 +21,7 @@
 use super::drawn::{Drawn, Kept};
 use crate::error::{Result, fail};
 use std::cmp::Ordering;
+use wootz_kernels::device::launch::sampling::NO_TOKEN;
 use wootz_kernels::ops::softmax::log_sum_exp;
 use wootz_kernels::rng::Rng;
 
@@ -129,9 +130,13 @@ impl SamplerOptions {
         self.temperature > 0.0 && self.logit_bias.is_empty() && !self.penalises()
     }
 
-    /// Whether the likeliest token is taken, as the logits are.
-    pub fn takes_the_likeliest(&self) -> bool {
-        self.temperature == 0.0 && self.logit_bias.is_empty() && !self.penalises()
+    /// How many of the likeliest tokens are enough to choose from; `None` where no number of them is, of `vocab`.
+    pub fn enough(&self, vocab: usize) -> Option<usize> {
+        match self.top_k {
+            _ if !self.logit_bias.is_empty() || self.penalises() => None,
+            _ if self.temperature == 0.0 => Some(1),
+            k => (1..vocab).contains(&k).then_some(k),
+        }
     }
 
     fn penalises(&self) -> bool {
@@ -219,13 +224,34 @@ impl Sampler {
         }
         // The largest becomes 0, so that no temperature overflows.
         self.scores.iter_mut().for_each(|x| *x = (*x - max) / temperature);
-        // Uniform in [0, 1), in steps of 2^-53: rare tokens of large vocabularies keep their share.
-        let u = (self.rng.at(index) >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
+        let u = self.uniform(index);
         if !self.options.truncates(logits.len()) {
             return Ok(self.draw_from_all(u));
         }
         self.truncate();
         Ok(draw(self.candidates.iter().map(|c| (c.id, c.weight)), u))
+    }
+
+    /// As [`Sampler::sample`], from the likeliest tokens and their logits, from the largest on: at least
+    /// [`SamplerOptions::enough`] of them, with [`NO_TOKEN`] where fewer are
+    /// possible; one is.
+    pub fn sample_from(&mut self, likeliest: &[(u32, f32)], index: u64) -> u32 {
+        let Some(&(first, max)) = likeliest.first() else { return 0 };
+        let temperature = self.options.temperature;
+        if temperature == 0.0 {
+            return first;
+        }
+        let kept = likeliest.iter().take(self.options.top_k).filter(|(id, _)| *id != NO_TOKEN);
+        self.candidates.clear();
+        self.candidates.extend(kept.map(|&(id, x)| Candidate::new(id as usize, (x - max) / temperature)));
+        self.candidates.sort_unstable_by(Candidate::order);
+        self.truncate_further();
+        draw(self.candidates.iter().map(|c| (c.id, c.weight)), self.uniform(index))
+    }
+
+    /// Uniform in [0, 1), in steps of 2^-53: rare tokens of large vocabularies keep their share.
+    fn uniform(&self, index: u64) -> f64 {
+        (self.rng.at(index) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
     /// What the last token, `id`, was drawn from, given the same logits. Biases and penalties are not in it.
@@ -289,10 +315,8 @@ impl Sampler {
         if options.top_k > 0 && options.top_k < scores.len() {
             keep_largest(scores, options.top_k, candidates);
             candidates.retain(is_possible);
-            if options.top_p < 1.0 {
-                let total: f64 = candidates.iter().map(|c| c.weight).sum();
-                keep_mass(candidates, total * f64::from(options.top_p));
-            }
+            candidates.sort_unstable_by(Candidate::order);
+            return self.truncate_further();
         } else if options.top_p < 1.0 {
             // The few likely ones are nearly always enough; looking at all of them costs an exponential each.
             let enough = f64::from(log_sum_exp(scores)).exp() * f64::from(options.top_p);
@@ -308,6 +332,22 @@ impl Sampler {
             let likely = scores.iter().enumerate().filter(|&(_, &x)| x > f32::NEG_INFINITY && x >= least);
             candidates.extend(likely.map(|(id, &x)| Candidate::new(id, x)));
         }
+        self.truncate_by_shares();
+    }
+
+    /// Leaves of the k largest, which are in order, what top-p, min-p and typical leave.
+    fn truncate_further(&mut self) {
+        let Sampler { options, candidates, .. } = self;
+        if options.top_p < 1.0 {
+            let total: f64 = candidates.iter().map(|c| c.weight).sum();
+            keep_mass(candidates, total * f64::from(options.top_p));
+        }
+        self.truncate_by_shares();
+    }
+
+    /// What min-p and typical leave of the candidates.
+    fn truncate_by_shares(&mut self) {
+        let Sampler { options, candidates, .. } = self;
         if options.min_p > 0.0 {
             // The most likely one has score 0.
             let least = options.min_p.ln();
@@ -646,6 +686,46 @@ mod tests {
         assert_eq!(run, (0..50).map(|i| draw(5, 2, i)).collect::<Vec<_>>());
         assert_ne!(run, (0..50).map(|i| draw(5, 3, i)).collect::<Vec<_>>());
         assert_ne!(run, (0..50).map(|i| draw(6, 2, i)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_few_of_the_likeliest_are_enough() {
+        let logits: Vec<f32> = (0..500).map(|i| ((i * 37 % 101) as f32).sqrt() + (i % 7) as f32).collect();
+        let mut order: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let sets = [
+            options(|o| o.temperature = 0.0),
+            options(|o| o.top_k = 40),
+            options(|o| (o.top_k, o.top_p, o.temperature) = (40, 0.8, 0.7)),
+            options(|o| (o.top_k, o.min_p, o.typical) = (20, 0.05, 0.9)),
+            options(|o| (o.top_k, o.temperature) = (1, 3.0)),
+        ];
+        for set in sets {
+            let enough = set.enough(500).unwrap();
+            let (mut whole, mut few) = (Sampler::new(set.clone(), 3), Sampler::new(set.clone(), 3));
+            for index in 0..300 {
+                let want = whole.sample(&logits, &[], index).unwrap();
+                assert_eq!(few.sample_from(&order[..enough], index), want, "{set:?}, {index}");
+                // More than enough changes nothing.
+                assert_eq!(few.sample_from(&order[..enough + 5], index), want, "{set:?}, {index}");
+            }
+        }
+        // Where only two tokens are possible.
+        let mut few = Sampler::new(options(|o| o.top_k = 4), 0);
+        let two = [(9, 1.0), (2, 1.0), (NO_TOKEN, f32::MIN), (NO_TOKEN, f32::MIN)];
+        let mut seen: Vec<u32> = (0..50).map(|index| few.sample_from(&two, index)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, [2, 9]);
+
+        let none = [
+            options(|_| ()),
+            options(|o| o.top_k = 500),
+            options(|o| o.top_p = 0.5),
+            options(|o| (o.top_k, o.presence_penalty) = (3, 0.5)),
+            options(|o| (o.top_k, o.logit_bias) = (3, vec![(1, 2.0)])),
+        ];
+        assert!(none.iter().all(|set| set.enough(500).is_none()));
     }
 
     #[test]

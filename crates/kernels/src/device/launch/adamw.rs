@@ -5,7 +5,7 @@ use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, wr
 use crate::ops::adamw;
 
 const WGSL: Option<Wgsl> =
-    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/adamw.wgsl")));
+    Wgsl::plain(&[include_str!("../../ops/elements.wgsl"), include_str!("../../ops/adamw.wgsl")]);
 const SCALARS: &[ScalarKind] = &[
     ScalarKind::U32,
     ScalarKind::F32,

@@ -13,8 +13,8 @@ use crate::device::gpu::{
 };
 use crate::ops::attention::CacheType;
 
-const FORWARD_WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/attention/forward.wgsl"));
-const BACKWARD_WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/attention/backward.wgsl"));
+const FORWARD_WGSL: Option<Wgsl> = Wgsl::plain(&[include_str!("../../ops/attention/forward.wgsl")]);
+const BACKWARD_WGSL: Option<Wgsl> = Wgsl::plain(&[include_str!("../../ops/attention/backward.wgsl")]);
 
 const U: ScalarKind = ScalarKind::U32;
 const F: ScalarKind = ScalarKind::F32;

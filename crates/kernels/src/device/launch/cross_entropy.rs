@@ -3,7 +3,7 @@
 use super::{check_size, elements, fold};
 use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
-const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/cross_entropy.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(&[include_str!("../../ops/cross_entropy.wgsl")]);
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32];
 

@@ -5,7 +5,7 @@ use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, wr
 use crate::ops::Write;
 
 const WGSL: Option<Wgsl> =
-    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dora.wgsl")));
+    Wgsl::plain(&[include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dora.wgsl")]);
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32];
 
 /// The kernels.

@@ -5,7 +5,7 @@ use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, wr
 use crate::ops::dropout;
 
 const WGSL: Option<Wgsl> =
-    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dropout.wgsl")));
+    Wgsl::plain(&[include_str!("../../ops/elements.wgsl"), include_str!("../../ops/dropout.wgsl")]);
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::F32];
 

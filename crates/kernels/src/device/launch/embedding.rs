@@ -7,7 +7,7 @@ use crate::DType;
 use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::panels::LANES;
 
-const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/embedding.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(&[include_str!("../../ops/embedding.wgsl")]);
 /// Columns of a row that a workgroup takes.
 const COLUMNS: usize = 256;
 

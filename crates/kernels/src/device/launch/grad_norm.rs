@@ -3,11 +3,11 @@
 use super::{check_size, elements, fold};
 use crate::device::gpu::{DeviceBuffer, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
-const WGSL: Option<Wgsl> = Wgsl::plain(concat!(
+const WGSL: Option<Wgsl> = Wgsl::plain(&[
     include_str!("../../ops/elements.wgsl"),
     include_str!("../../ops/pairs.wgsl"),
-    include_str!("../../ops/grad_norm.wgsl")
-));
+    include_str!("../../ops/grad_norm.wgsl"),
+]);
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::F32];
 

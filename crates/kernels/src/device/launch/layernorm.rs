@@ -5,11 +5,11 @@ use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, wr
 use crate::ops::Write;
 
 const WGSL: Option<Wgsl> = Some(Wgsl {
-    plain: concat!(include_str!("../../ops/sums.wgsl"), include_str!("../../ops/layernorm.wgsl")),
-    subgroups: Some(concat!(
+    plain: &[include_str!("../../ops/sums.wgsl"), include_str!("../../ops/layernorm.wgsl")],
+    subgroups: Some(&[
         include_str!("../../ops/sums_subgroups.wgsl"),
-        include_str!("../../ops/layernorm.wgsl")
-    )),
+        include_str!("../../ops/layernorm.wgsl"),
+    ]),
     matrices: None,
 });
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32];
@@ -108,7 +108,7 @@ impl LayerNorm {
         unsafe { gpu.launch(&FORWARD, &[x, weight, bias, y], &scalars, fold(place, self.rows)?) }
     }
 
-    /// `x += addend`, then `y` from `x` as in [`LayerNorm::forward`].
+    /// `x += addend`, then `y` from `x` as in [`LayerNorm::forward`], with the bits that these two have one after the other.
     ///
     /// `x`, `addend`, `y`: `[rows, dim]` f32; `weight`, `bias`: `[dim]` f32. `x` is added to, `y` is assigned;
     /// both are buffers of their own.

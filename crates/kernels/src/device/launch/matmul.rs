@@ -4,7 +4,7 @@ use super::{check_size, elements, grid};
 use crate::device::gpu::{Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 use crate::ops::Write;
 
-const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/matmul.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(&[include_str!("../../ops/matmul.wgsl")]);
 const CUDA: Option<&str> = Some(include_str!("../../ops/matmul.cu"));
 
 /// Rows and columns of the outputs that a workgroup makes.

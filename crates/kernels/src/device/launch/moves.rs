@@ -10,10 +10,7 @@ const fn kernel(name: &'static str, buffers: &'static [Binding]) -> Kernel {
     Kernel {
         name,
         entry: name,
-        wgsl: Wgsl::plain(concat!(
-            include_str!("../../ops/elements.wgsl"),
-            include_str!("../../ops/moves.wgsl")
-        )),
+        wgsl: Wgsl::plain(&[include_str!("../../ops/elements.wgsl"), include_str!("../../ops/moves.wgsl")]),
         cuda: None,
         workgroup: [256, 1, 1],
         buffers,

@@ -1,5 +1,5 @@
 //! Weights of a linear layer in a GPU's memory, in the panels of the CPU, and the products with them. The formulas stand in
-//! `ops/matmul/packed.wgsl`, what the words mean in `panels/*.wgsl`.
+//! `ops/matmul/packed.wgsl`, what the words mean in `panels/*.wgsl`, how tiles are multiplied in `ops/matmul/tiles.wgsl`.
 
 use std::ops::Range;
 
@@ -52,23 +52,15 @@ struct Kernels {
     lengths: Kernel,
 }
 
-const fn forward(name: &'static str, entry: &'static str, wgsl: &'static str, size: [u32; 3]) -> Kernel {
-    Kernel {
-        name,
-        entry,
-        wgsl: Wgsl::plain(wgsl),
-        cuda: None,
-        workgroup: size,
-        buffers: FORWARD,
-        scalars: SCALARS,
-    }
+const fn forward(name: &'static str, entry: &'static str, wgsl: Option<Wgsl>, size: [u32; 3]) -> Kernel {
+    Kernel { name, entry, wgsl, cuda: None, workgroup: size, buffers: FORWARD, scalars: SCALARS }
 }
 
-const fn backward(name: &'static str, wgsl: &'static str) -> Kernel {
+const fn backward(name: &'static str, wgsl: Option<Wgsl>) -> Kernel {
     Kernel {
         name,
         entry: "packed_backward",
-        wgsl: Wgsl::plain(wgsl),
+        wgsl,
         cuda: None,
         workgroup: [16, 16, 1],
         buffers: BACKWARD,
@@ -76,11 +68,11 @@ const fn backward(name: &'static str, wgsl: &'static str) -> Kernel {
     }
 }
 
-const fn rows(name: &'static str, wgsl: &'static str) -> Kernel {
+const fn rows(name: &'static str, wgsl: Option<Wgsl>) -> Kernel {
     Kernel {
         name,
         entry: "packed_rows",
-        wgsl: Wgsl::plain(wgsl),
+        wgsl,
         cuda: None,
         workgroup: [64, 1, 1],
         buffers: ROWS,
@@ -88,11 +80,11 @@ const fn rows(name: &'static str, wgsl: &'static str) -> Kernel {
     }
 }
 
-const fn lengths(name: &'static str, wgsl: &'static str) -> Kernel {
+const fn lengths(name: &'static str, wgsl: Option<Wgsl>) -> Kernel {
     Kernel {
         name,
         entry: "dora_lengths",
-        wgsl: Wgsl::plain(wgsl),
+        wgsl,
         cuda: None,
         workgroup: [32, 8, 1],
         buffers: LENGTHS,
@@ -100,19 +92,42 @@ const fn lengths(name: &'static str, wgsl: &'static str) -> Kernel {
     }
 }
 
+// Pieces of the kernels' texts.
+const TILES: &str = include_str!("../../ops/matmul/tiles.wgsl");
+const TILES_MATRICES: &str = include_str!("../../ops/matmul/tiles_matrices.wgsl");
+const PACKED: &str = include_str!("../../ops/matmul/packed.wgsl");
+const PACKED_FORWARD: &str = include_str!("../../ops/matmul/packed_forward.wgsl");
+const PACKED_GRADIENTS: &str = include_str!("../../ops/matmul/packed_gradients.wgsl");
+const PAIRS: &str = include_str!("../../ops/pairs.wgsl");
+const DORA_LENGTHS: &str = include_str!("../../ops/dora_lengths.wgsl");
+const HALF: &str = include_str!("../../panels/half.wgsl");
+const BLOCKS: &str = include_str!("../../panels/blocks.wgsl");
+const EXPANDED: &str = include_str!("../../panels/expanded.wgsl");
+const OF_F32: &str = include_str!("../../panels/f32.wgsl");
+
+/// The texts of kernels for gradients: their bits are compared with no other kernel's, so matrices may multiply.
+macro_rules! gradient_texts {
+    ($($source:expr),+) => {
+        Some(Wgsl {
+            plain: &[TILES, $($source,)+ PACKED, PACKED_GRADIENTS],
+            subgroups: None,
+            matrices: Some(&[TILES_MATRICES, $($source,)+ PACKED, PACKED_GRADIENTS]),
+        })
+    };
+}
+
 /// Declares the kernels of layouts, and lists them.
 macro_rules! layouts {
     ($($layout:ident $name:literal: $($source:expr),+;)+) => {
         $(
             static $layout: Kernels = {
-                const WGSL: &str = concat!($($source,)+ include_str!("../../ops/matmul/packed.wgsl"));
-                const LENGTHS_WGSL: &str = concat!(
-                    $($source,)+ include_str!("../../ops/pairs.wgsl"), include_str!("../../ops/dora_lengths.wgsl")
-                );
+                // Products and lookups: one order of sums, on every device.
+                const WGSL: Option<Wgsl> = Wgsl::plain(&[TILES, $($source,)+ PACKED, PACKED_FORWARD]);
+                const LENGTHS_WGSL: Option<Wgsl> = Wgsl::plain(&[$($source,)+ PAIRS, DORA_LENGTHS]);
                 Kernels {
                     matvec: forward(concat!("packed_matvec_", $name), "packed_matvec", WGSL, [32, 8, 1]),
                     matmul: forward(concat!("packed_matmul_", $name), "packed_matmul", WGSL, [16, 16, 1]),
-                    backward: backward(concat!("packed_backward_", $name), WGSL),
+                    backward: backward(concat!("packed_backward_", $name), gradient_texts!($($source),+)),
                     rows: rows(concat!("packed_rows_", $name), WGSL),
                     lengths: lengths(concat!("dora_lengths_", $name), LENGTHS_WGSL),
                 }
@@ -126,32 +141,29 @@ macro_rules! layouts {
 }
 
 layouts! {
-    F32 "f32": include_str!("../../panels/f32.wgsl");
-    F16 "f16": include_str!("../../panels/half.wgsl"), include_str!("../../panels/f16.wgsl");
+    F32 "f32": OF_F32;
+    F16 "f16": HALF, include_str!("../../panels/f16.wgsl");
     BF16 "bf16": include_str!("../../panels/bf16.wgsl");
-    Q8_0 "q8_0": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q8_0.wgsl");
-    Q4_0 "q4_0": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q4_0.wgsl");
-    Q4_K "q4_k": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q4_k.wgsl");
-    Q5_K "q5_k": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q5_k.wgsl");
-    Q6_K "q6_k": include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/q6_k.wgsl");
+    Q8_0 "q8_0": HALF, BLOCKS, include_str!("../../panels/q8_0.wgsl");
+    Q4_0 "q4_0": HALF, BLOCKS, include_str!("../../panels/q4_0.wgsl");
+    Q4_K "q4_k": HALF, BLOCKS, include_str!("../../panels/q4_k.wgsl");
+    Q5_K "q5_k": HALF, BLOCKS, include_str!("../../panels/q5_k.wgsl");
+    Q6_K "q6_k": HALF, BLOCKS, include_str!("../../panels/q6_k.wgsl");
     GROUP_32 "group_32": "const GROUP: u32 = 32u;\nconst HAS_MIN: bool = false;\n",
-        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        HALF, BLOCKS, EXPANDED;
     GROUP_32_MIN "group_32_min": "const GROUP: u32 = 32u;\nconst HAS_MIN: bool = true;\n",
-        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        HALF, BLOCKS, EXPANDED;
     GROUP_16 "group_16": "const GROUP: u32 = 16u;\nconst HAS_MIN: bool = false;\n",
-        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        HALF, BLOCKS, EXPANDED;
     GROUP_16_MIN "group_16_min": "const GROUP: u32 = 16u;\nconst HAS_MIN: bool = true;\n",
-        include_str!("../../panels/half.wgsl"), include_str!("../../panels/blocks.wgsl"), include_str!("../../panels/expanded.wgsl");
+        HALF, BLOCKS, EXPANDED;
 }
 
 /// dw from x and dy.
 pub static BACKWARD_WEIGHT: Kernel = Kernel {
     name: "packed_weight",
     entry: "packed_weight",
-    wgsl: Wgsl::plain(concat!(
-        include_str!("../../panels/f32.wgsl"),
-        include_str!("../../ops/matmul/packed.wgsl")
-    )),
+    wgsl: gradient_texts!(OF_F32),
     cuda: None,
     workgroup: [16, 16, 1],
     buffers: &[read(0, "x"), read(4, "dy"), write(6, "dw")],

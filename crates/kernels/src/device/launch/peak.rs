@@ -10,7 +10,7 @@ pub static KERNELS: &[&Kernel] = &[&MULTIPLY_ADD];
 pub static MULTIPLY_ADD: Kernel = Kernel {
     name: "peak_multiply_add",
     entry: "peak_multiply_add",
-    wgsl: Wgsl::plain(include_str!("../../ops/peak.wgsl")),
+    wgsl: Wgsl::plain(&[include_str!("../../ops/peak.wgsl")]),
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[read(0, "x"), write(1, "y")],

@@ -10,10 +10,7 @@ pub static KERNELS: &[&Kernel] = &[&ADD];
 pub static ADD: Kernel = Kernel {
     name: "residual_add",
     entry: "residual_add",
-    wgsl: Wgsl::plain(concat!(
-        include_str!("../../ops/elements.wgsl"),
-        include_str!("../../ops/residual.wgsl")
-    )),
+    wgsl: Wgsl::plain(&[include_str!("../../ops/elements.wgsl"), include_str!("../../ops/residual.wgsl")]),
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[write(0, "x"), read(1, "y")],

@@ -5,17 +5,14 @@ use crate::device::gpu::{DeviceBuffer, Gpu, Kernel, Result, Scalar, ScalarKind, 
 use crate::ops::Write;
 
 const WGSL: Option<Wgsl> = Some(Wgsl {
-    plain: concat!(include_str!("../../ops/sums.wgsl"), include_str!("../../ops/rmsnorm.wgsl")),
-    subgroups: Some(concat!(
-        include_str!("../../ops/sums_subgroups.wgsl"),
-        include_str!("../../ops/rmsnorm.wgsl")
-    )),
+    plain: &[include_str!("../../ops/sums.wgsl"), include_str!("../../ops/rmsnorm.wgsl")],
+    subgroups: Some(&[include_str!("../../ops/sums_subgroups.wgsl"), include_str!("../../ops/rmsnorm.wgsl")]),
     matrices: None,
 });
 const CUDA: Option<&str> = Some(include_str!("../../ops/rmsnorm.cu"));
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32];
 
-/// The widest rows that [`SMALL_FORWARD`] takes in place of [`FORWARD`]: its 32 threads a row read 8 values
+/// The widest rows that [`SMALL_FORWARD`] takes in place of [`FORWARD`], and so with addition: its 32 threads a row read 8 values
 /// each.
 const SMALL: usize = 256;
 
@@ -27,6 +24,7 @@ pub static KERNELS: &[&Kernel] = &[
     &FORWARD,
     &ADD_FORWARD,
     &SMALL_FORWARD,
+    &SMALL_ADD_FORWARD,
     &SMALL_IN_PLACE,
     &BACKWARD,
     &BACKWARD_IN_PLACE,
@@ -65,6 +63,17 @@ pub static SMALL_FORWARD: Kernel = Kernel {
     cuda: CUDA,
     workgroup: [256, 1, 1],
     buffers: &[read(0, "x"), read(1, "weight"), write(2, "y")],
+    scalars: SCALARS,
+};
+
+/// x from x and what is added to it, and y from x, for short rows.
+pub static SMALL_ADD_FORWARD: Kernel = Kernel {
+    name: "rmsnorm_small_add_forward",
+    entry: "rmsnorm_small_add_forward",
+    wgsl: WGSL,
+    cuda: None,
+    workgroup: [256, 1, 1],
+    buffers: &[write(8, "x_inout"), read(9, "addend"), read(1, "weight"), write(2, "y")],
     scalars: SCALARS,
 };
 
@@ -179,7 +188,7 @@ impl RmsNorm {
         unsafe { gpu.launch(&SMALL_IN_PLACE, &[x, weight], &scalars, groups) }
     }
 
-    /// `x += addend`, then `y` from `x` as in [`RmsNorm::forward`].
+    /// `x += addend`, then `y` from `x` as in [`RmsNorm::forward`], with the bits that these two have one after the other.
     ///
     /// `x`, `addend`, `y`: `[rows, dim]` f32; `weight`: `[dim]` f32. `x` is added to, `y` is assigned; both are
     /// buffers of their own.
@@ -197,8 +206,12 @@ impl RmsNorm {
         check_size(place, "addend", addend, count, 4)?;
         check_size(place, "weight", weight, self.dim, 4)?;
         check_size(place, "y", y, count, 4)?;
-        // SAFETY: the kernel touches rows * dim elements of x, addend and y and dim of weight: checked above.
-        unsafe { gpu.launch(&ADD_FORWARD, &[x, addend, weight, y], &scalars, fold(place, self.rows)?) }
+        let (kernel, groups) = match self.dim {
+            ..=SMALL => (&SMALL_ADD_FORWARD, self.rows.div_ceil(SMALL_ROWS)),
+            _ => (&ADD_FORWARD, self.rows),
+        };
+        // SAFETY: either kernel touches rows * dim elements of x, addend and y and dim of weight: checked above.
+        unsafe { gpu.launch(kernel, &[x, addend, weight, y], &scalars, fold(place, groups)?) }
     }
 
     /// Bytes of `scratch` for the gradients: 1 / rms of each row, and the sums of at most 256 chunks of rows, `[dim]` each.

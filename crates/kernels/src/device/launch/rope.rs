@@ -10,7 +10,7 @@ pub static KERNELS: &[&Kernel] = &[&ROPE];
 pub static ROPE: Kernel = Kernel {
     name: "rope",
     entry: "rope",
-    wgsl: Wgsl::plain(include_str!("../../ops/rope.wgsl")),
+    wgsl: Wgsl::plain(&[include_str!("../../ops/rope.wgsl")]),
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[write(0, "q"), write(1, "k"), read(2, "cos_table"), read(3, "sin_table")],

@@ -17,10 +17,10 @@ const fn kernel(name: &'static str) -> Kernel {
     Kernel {
         name,
         entry: name,
-        wgsl: Wgsl::plain(concat!(
+        wgsl: Wgsl::plain(&[
             include_str!("../../ops/elements.wgsl"),
-            include_str!("../../ops/matmul/round.wgsl")
-        )),
+            include_str!("../../ops/matmul/round.wgsl"),
+        ]),
         cuda: None,
         workgroup: [256, 1, 1],
         buffers: BUFFERS,

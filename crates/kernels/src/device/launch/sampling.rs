@@ -3,7 +3,7 @@
 use super::{check_size, elements, fold};
 use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, read, write};
 
-const WGSL: Option<Wgsl> = Wgsl::plain(include_str!("../../ops/sampling.wgsl"));
+const WGSL: Option<Wgsl> = Wgsl::plain(&[include_str!("../../ops/sampling.wgsl")]);
 const SCALARS: &[ScalarKind] = &[ScalarKind::U32, ScalarKind::U32, ScalarKind::U32, ScalarKind::U32];
 
 /// Stands for a token where there is none.
@@ -13,18 +13,7 @@ pub const NO_TOKEN: u32 = u32::MAX;
 pub const MAX_K: usize = 64;
 
 /// The kernels.
-pub static KERNELS: &[&Kernel] = &[&ARGMAX, &TOP_K];
-
-/// The likeliest token of each row.
-pub static ARGMAX: Kernel = Kernel {
-    name: "sampling_argmax",
-    entry: "sampling_argmax",
-    wgsl: WGSL,
-    cuda: None,
-    workgroup: [256, 1, 1],
-    buffers: &[read(0, "logits"), write(1, "tokens"), write(2, "values"), write(3, "lse")],
-    scalars: SCALARS,
-};
+pub static KERNELS: &[&Kernel] = &[&TOP_K];
 
 /// The k likeliest tokens of each row.
 pub static TOP_K: Kernel = Kernel {
@@ -33,9 +22,19 @@ pub static TOP_K: Kernel = Kernel {
     wgsl: WGSL,
     cuda: None,
     workgroup: [256, 1, 1],
-    buffers: &[read(0, "logits"), write(1, "tokens"), write(2, "values")],
+    buffers: &[read(0, "logits"), write(1, "likeliest")],
     scalars: SCALARS,
 };
+
+/// What [`Sampling::top_k`] finds in a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Likeliest {
+    /// The logarithm of the sum of all tokens' e^logit: less it, a logit is the logarithm of the token's probability. NaN
+    /// where a logit is NaN or +infinity, -infinity where all are.
+    pub lse: f32,
+    /// Tokens and their logits, from the largest on; of equal logits the lower token comes first.
+    pub tokens: Vec<(u32, f32)>,
+}
 
 /// The shape of some rows of logits.
 ///
@@ -52,69 +51,50 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// The token with the largest logit of each row, the lowest of equal ones; that logit; and the logarithm of the sum
-    /// of all tokens' e^logit, so that `value - lse` is the logarithm of the token's probability.
-    ///
-    /// `logits`: `[rows, width]` f32; `tokens`: `[rows]` u32; `values`, `lse`: `[rows]` f32. The three outputs are
-    /// assigned, and are buffers of their own.
-    ///
-    /// What is not finite is never chosen. With NaN or +infinity in a row, its lse is NaN; where all logits are
-    /// -infinity, the token is [`NO_TOKEN`] and lse -infinity.
-    pub fn argmax<G: Gpu>(
-        &self,
-        gpu: &G,
-        logits: &G::Buffer,
-        tokens: &G::Buffer,
-        values: &G::Buffer,
-        lse: &G::Buffer,
-    ) -> Result<()> {
-        let place = ARGMAX.name;
-        let Some((count, scalars)) = self.scalars(place, 1)? else { return Ok(()) };
-        check_size(place, "logits", logits, count, 4)?;
-        check_size(place, "tokens", tokens, self.rows, 4)?;
-        check_size(place, "values", values, self.rows, 4)?;
-        check_size(place, "lse", lse, self.rows, 4)?;
-        // SAFETY: the kernel touches rows * width logits and rows of each output: checked above.
-        unsafe { gpu.launch(&ARGMAX, &[logits, tokens, values, lse], &scalars, fold(place, self.rows)?) }
+    /// Words of `likeliest` in [`Sampling::top_k`].
+    pub fn words(&self, k: usize) -> usize {
+        k.saturating_mul(2).saturating_add(1).saturating_mul(self.rows)
     }
 
-    /// The `k` tokens with the largest logits of each row, from the largest on, and those logits; of equal logits the
-    /// lower token comes first. `k` is at most [`MAX_K`].
+    /// The `k` tokens with the largest logits of each row, 1 to [`MAX_K`]; [`Sampling::read`] tells what came of it.
     ///
-    /// `logits`: `[rows, width]` f32; `tokens`: `[rows, k]` u32; `values`: `[rows, k]` f32. Both are assigned, and are
-    /// buffers of their own.
+    /// `logits`: `[rows, width]` f32; `likeliest`: [`Sampling::words`], assigned, and a buffer of its own.
     ///
     /// What is not finite is never chosen. Where fewer than k tokens remain, the others are [`NO_TOKEN`], with the
     /// smallest f32.
-    pub fn top_k<G: Gpu>(
-        &self,
-        gpu: &G,
-        logits: &G::Buffer,
-        k: usize,
-        tokens: &G::Buffer,
-        values: &G::Buffer,
-    ) -> Result<()> {
+    pub fn top_k<G: Gpu>(&self, gpu: &G, logits: &G::Buffer, k: usize, likeliest: &G::Buffer) -> Result<()> {
         let place = TOP_K.name;
-        if k > MAX_K {
+        if !(1..=MAX_K).contains(&k) {
             return Err(Error::Argument {
                 place,
                 what: "k".into(),
-                expected: format!("at most {MAX_K}"),
+                expected: format!("1 to {MAX_K}"),
                 found: k.to_string(),
             });
         }
         let Some((count, scalars)) = self.scalars(place, k)? else { return Ok(()) };
-        let outputs = elements(place, self.rows, k)?;
         check_size(place, "logits", logits, count, 4)?;
-        check_size(place, "tokens", tokens, outputs, 4)?;
-        check_size(place, "values", values, outputs, 4)?;
-        // SAFETY: the kernel touches rows * width logits and rows * k of each output: checked above.
-        unsafe { gpu.launch(&TOP_K, &[logits, tokens, values], &scalars, fold(place, self.rows)?) }
+        check_size(place, "likeliest", likeliest, elements(place, self.words(k), 1)?, 4)?;
+        // SAFETY: the kernel touches rows * width logits and as many words as likeliest has: checked above.
+        unsafe { gpu.launch(&TOP_K, &[logits, likeliest], &scalars, fold(place, self.rows)?) }
+    }
+
+    /// Brings what [`Sampling::top_k`] found to the host, row by row.
+    pub fn read<G: Gpu>(&self, gpu: &G, k: usize, likeliest: &G::Buffer) -> Result<Vec<Likeliest>> {
+        let mut bytes = vec![0; 4 * self.words(k)];
+        gpu.download(likeliest, 0, &mut bytes)?;
+        let words: Vec<u32> = bytes.as_chunks().0.iter().map(|&word| u32::from_ne_bytes(word)).collect();
+        let of_row = |row: &[u32]| {
+            let (tokens, values) = row[1..].split_at(k);
+            let tokens = tokens.iter().zip(values).map(|(&token, &value)| (token, f32::from_bits(value)));
+            Likeliest { lse: f32::from_bits(row[0]), tokens: tokens.collect() }
+        };
+        Ok(words.chunks_exact(1 + 2 * k).map(of_row).collect())
     }
 
     /// Elements of the logits, and the kernels' scalars; `None` when there is nothing to do.
     fn scalars(&self, place: &'static str, k: usize) -> Result<Option<(usize, [Scalar; 4])>> {
-        if self.rows == 0 || k == 0 {
+        if self.rows == 0 {
             return Ok(None);
         }
         if self.vocab > self.width {

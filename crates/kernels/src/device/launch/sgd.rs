@@ -5,7 +5,7 @@ use crate::device::gpu::{Error, Gpu, Kernel, Result, Scalar, ScalarKind, Wgsl, r
 use crate::ops::sgd::{self, Momentum};
 
 const WGSL: Option<Wgsl> =
-    Wgsl::plain(concat!(include_str!("../../ops/elements.wgsl"), include_str!("../../ops/sgd.wgsl")));
+    Wgsl::plain(&[include_str!("../../ops/elements.wgsl"), include_str!("../../ops/sgd.wgsl")]);
 const SCALARS: &[ScalarKind] =
     &[ScalarKind::U32, ScalarKind::U32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32, ScalarKind::F32];
 
