@@ -216,18 +216,22 @@ impl Model {
     /// # Errors
     /// A device without memory: what had moved is brought back. What else the device meets.
     pub fn place(&mut self, gpu: &Accelerator, layers: usize) -> Result<()> {
-        let first = self.config.n_layers().saturating_sub(layers);
+        let layers = layers.min(self.config.n_layers());
+        let first = self.config.n_layers() - layers;
         let exec = Exec { pool: &self.pool, gpu: Some(gpu) };
         let moved = self.weights.bring(exec, first).and_then(|()| {
+            self.adapters
+                .iter_mut()
+                .try_for_each(|adapter| bring_adapter(&self.weights, &self.pool, adapter))?;
             // Uploads are queued: what fails of them is told here.
             Ok(gpu.synchronize()?)
         });
         if let Err(error) = moved {
             self.weights.bring(Exec::cpu(&self.pool), 0)?;
+            for adapter in &mut self.adapters {
+                bring_adapter(&self.weights, &self.pool, adapter)?;
+            }
             return Err(error).context(|| format!("cannot put {layers} blocks on {}", gpu.info().name));
-        }
-        for adapter in &mut self.adapters {
-            bring_adapter(&self.weights, &self.pool, adapter)?;
         }
         Ok(())
     }

@@ -234,6 +234,38 @@ fn a_lost_device_is_said_to_be_lost() {
     );
 }
 
+/// What does not fit is said with advice, nothing is lost, and what fits goes on.
+#[test]
+fn a_device_without_memory_says_so() {
+    let Some(gpu) = gpu::open() else { return };
+    gpu.limit(1 << 10);
+    let mut model = load(&families()[0]);
+    let refused = format!("{:#}", model.place(&gpu, usize::MAX).unwrap_err());
+    assert!(refused.contains("out of memory") && refused.contains("fewer layers"), "{refused}");
+    assert_eq!(model.gpu_layers(), 0);
+    let on_cpu = answers(&mut engine(&model, 1, 64, CacheType::F32), vec![Request::greedy(vec![1, 2], 4)]);
+    assert_eq!(on_cpu[0].len(), 4, "the CPU has all of the model still");
+
+    gpu.limit(usize::MAX);
+    model.place(&gpu, usize::MAX).unwrap();
+    let short = || vec![Request::greedy(prompt(&model, 3, 1), 3)];
+    let mut engine = engine(&model, 8, 64, CacheType::F32);
+    let before = answers(&mut engine, short());
+    gpu.limit(gpu.held_bytes());
+    let many = (0..8).map(|seed| Request::greedy(prompt(&model, 60, seed), 30));
+    many.for_each(|request| drop(engine.add(request)));
+    let error = loop {
+        match engine.step() {
+            Err(error) => break format!("{error:#}"),
+            Ok(events) => assert!(!engine.is_idle(), "it had room: {events:?}"),
+        }
+    };
+    assert!(error.contains("out of memory") && error.contains("shorter context"), "{error}");
+    drop(engine);
+    let mut engine = self::engine(&model, 1, 64, CacheType::F32);
+    assert_eq!(answers(&mut engine, short()), before, "the device works still");
+}
+
 /// Heads of a width that no kernel takes: attention goes to the CPU and back, which is counted; forward and backward.
 #[test]
 fn attention_without_a_kernel_falls_back() {

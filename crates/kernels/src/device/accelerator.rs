@@ -50,6 +50,8 @@ struct Shared {
     held: AtomicUsize,
     used: AtomicUsize,
     peak: AtomicUsize,
+    /// Bytes that may be allocated.
+    limit: AtomicUsize,
     /// How often an operation was computed on the CPU for want of a kernel, and whether that is an error.
     fallbacks: AtomicUsize,
     is_strict: AtomicBool,
@@ -169,6 +171,7 @@ impl Accelerator {
                 held: AtomicUsize::new(0),
                 used: AtomicUsize::new(0),
                 peak: AtomicUsize::new(0),
+                limit: AtomicUsize::new(usize::MAX),
                 fallbacks: AtomicUsize::new(0),
                 is_strict: AtomicBool::new(false),
             })))
@@ -233,6 +236,11 @@ impl Accelerator {
         Ok(())
     }
 
+    /// From now on no more than so many bytes are allocated, as if the device had no more. For tests of what then happens.
+    pub fn limit(&self, bytes: usize) {
+        self.0.limit.store(bytes, Ordering::Relaxed);
+    }
+
     /// Gives the device up: what follows is [`Error::Lost`], as if it had been unplugged. For tests of what then happens.
     pub fn give_up(&self) {
         match self.0.driver {
@@ -246,6 +254,14 @@ impl Accelerator {
         let free = std::mem::take(&mut *lock(&self.0.free));
         let bytes: usize = free.iter().map(|(bytes, buffers)| bytes * buffers.len()).sum();
         self.0.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// A buffer of so many bytes, from the driver.
+    fn fresh(&self, bytes: usize) -> Result<Raw> {
+        if self.held_bytes().saturating_add(bytes) > self.0.limit.load(Ordering::Relaxed) {
+            return Err(Error::OutOfMemory { device: self.0.info.name.clone(), bytes });
+        }
+        self.0.driver.alloc(bytes)
     }
 
     /// A free buffer of at least so many bytes, and not much more.
@@ -277,11 +293,11 @@ impl Gpu for Accelerator {
         let raw = match self.reuse(wanted) {
             Some(raw) => raw,
             None => {
-                let fresh = match self.0.driver.alloc(wanted) {
+                let fresh = match self.fresh(wanted) {
                     Err(Error::OutOfMemory { .. }) => {
                         self.synchronize()?;
                         self.trim();
-                        self.0.driver.alloc(wanted)?
+                        self.fresh(wanted)?
                     }
                     other => other?,
                 };
