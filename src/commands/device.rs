@@ -49,6 +49,37 @@ impl DeviceArg {
 }
 
 impl DeviceArgs {
+    /// Whether a GPU is taken only because it is there.
+    fn is_auto(&self) -> bool {
+        self.device == DeviceArg::Auto
+            && self.gpu_name.is_none()
+            && self.gpu_layers.is_none_or(|layers| layers == 0)
+    }
+
+    /// Says that the CPU is to compute because something does not fit, where that something would have been on a GPU.
+    ///
+    /// # Errors
+    /// The reason, where somebody asked for the GPU, or there is none to leave.
+    pub fn leave_to_cpu(&self, on_gpu: bool, why: anyhow::Error) -> Result<()> {
+        if !self.is_auto() || !on_gpu {
+            return Err(why);
+        }
+        eprintln!("the CPU computes: {why:#}");
+        Ok(())
+    }
+
+    /// Holds what is to be done with a model against `check`. Where that fails for a model on a GPU that nobody asked for, the
+    /// model is brought back for the CPU to do it, and checked once more.
+    ///
+    /// # Errors
+    /// What `check` says, of the place that is taken in the end.
+    pub fn fit(&self, model: &mut Model, check: impl Fn(&Model) -> Result<()>) -> Result<()> {
+        let Err(error) = check(model) else { return Ok(()) };
+        self.leave_to_cpu(model.gpu().is_some(), error)?;
+        model.take_back()?;
+        check(model)
+    }
+
     /// Opens the GPU that is asked for; `None` where the CPU is to compute.
     ///
     /// # Errors
@@ -64,7 +95,7 @@ impl DeviceArgs {
         if self.gpu_layers == Some(0) {
             return Ok(None);
         }
-        let is_auto = self.device == DeviceArg::Auto && !is_asked_for;
+        let is_auto = self.is_auto();
         // Who names an interface takes what there is behind it: a software driver too, if there is nothing else.
         match Accelerator::open(api, self.gpu_name.as_deref(), !is_auto) {
             Ok(gpu) => {
@@ -110,7 +141,7 @@ impl DeviceArgs {
                 eprintln!("{} of {all} layers on {name} ({api})", model.gpu_layers());
                 Ok(())
             }
-            Err(error) if self.device == DeviceArg::Auto && self.gpu_layers.is_none() => {
+            Err(error) if self.is_auto() => {
                 eprintln!("the CPU computes: {error:#}");
                 Ok(())
             }
@@ -145,5 +176,39 @@ pub fn report_fallbacks(model: &Model) {
             "{} operations were computed on the CPU, because the GPU has no kernel for them (--no-fallback makes that an error)",
             gpu.fallbacks()
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_left_where_nobody_asked_for_it() {
+        let auto =
+            DeviceArgs { device: DeviceArg::Auto, gpu_layers: None, gpu_name: None, no_fallback: false };
+        let too_large = || anyhow::anyhow!("too large");
+        assert!(auto.leave_to_cpu(true, too_large()).is_ok());
+        assert_eq!(auto.leave_to_cpu(false, too_large()).unwrap_err().to_string(), "too large");
+        let asked = DeviceArgs { gpu_layers: Some(2), ..auto.clone() };
+        let named = DeviceArgs { gpu_name: Some("llvm".into()), ..auto.clone() };
+        let vulkan = DeviceArgs { device: DeviceArg::Vulkan, ..auto.clone() };
+        for args in [&asked, &named, &vulkan] {
+            assert!(args.leave_to_cpu(true, too_large()).is_err(), "{args:?}");
+        }
+
+        let Ok(gpu) = Accelerator::open(Api::Any, None, true) else {
+            println!("skipped: no GPU, nor a driver that is one in software");
+            return;
+        };
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/story.gguf");
+        let mut model = Model::load(&path, &wootz_model::load::LoadOptions::default()).unwrap();
+        let fits_on_cpu = |model: &Model| if model.gpu().is_some() { Err(too_large()) } else { Ok(()) };
+        model.place(&gpu, usize::MAX).unwrap();
+        assert!(vulkan.fit(&mut model, fits_on_cpu).is_err() && model.gpu().is_some());
+        auto.fit(&mut model, |_| Ok(())).unwrap();
+        assert!(model.gpu().is_some());
+        auto.fit(&mut model, fits_on_cpu).unwrap();
+        assert!(model.gpu().is_none() && model.gpu_layers() == 0);
     }
 }

@@ -227,13 +227,19 @@ impl Model {
             Ok(gpu.synchronize()?)
         });
         if let Err(error) = moved {
-            self.weights.bring(Exec::cpu(&self.pool), 0)?;
-            for adapter in &mut self.adapters {
-                bring_adapter(&self.weights, &self.pool, adapter)?;
-            }
+            self.take_back()?;
             return Err(error).context(|| format!("cannot put {layers} blocks on {}", gpu.info().name));
         }
         Ok(())
+    }
+
+    /// Brings all of the model to the host. Caches that were made before are of no more use.
+    ///
+    /// # Errors
+    /// What the device meets that has some of it.
+    pub fn take_back(&mut self) -> Result<()> {
+        self.weights.bring(Exec::cpu(&self.pool), 0)?;
+        self.adapters.iter_mut().try_for_each(|adapter| bring_adapter(&self.weights, &self.pool, adapter))
     }
 
     /// The GPU that has blocks of the model, if one has.

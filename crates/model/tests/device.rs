@@ -248,6 +248,9 @@ fn a_device_without_memory_says_so() {
 
     gpu.limit(usize::MAX);
     model.place(&gpu, usize::MAX).unwrap();
+    model.take_back().unwrap();
+    assert!(model.gpu().is_none());
+    model.place(&gpu, usize::MAX).unwrap();
     let short = || vec![Request::greedy(prompt(&model, 3, 1), 3)];
     let mut engine = engine(&model, 8, 64, CacheType::F32);
     let before = answers(&mut engine, short());

@@ -115,8 +115,9 @@ fn begin(args: &GrpoArgs, threads: usize) -> Result<Ready> {
     let (_, config) = identify(&load::open(&path)?)?;
     let tokenizer = tuning::tokenizer(&path, settings.template.as_deref())?;
     let questions = Questions::read(&settings, &config, &tokenizer)?;
-    let (model, reference) = models(&path, None, &settings, &args.run.device, threads)?;
-    check_memory(&model, &settings, &questions, &tokenizer, &reference, threads, args.run.memory)?;
+    let (mut model, mut reference) = models(&path, None, &settings, &args.run.device, threads)?;
+    let longest = questions.prompts.longest(&tokenizer)? + settings.max_new_tokens;
+    check_memory(&mut model, &mut reference, &settings, longest, &args.run, threads)?;
     let name = settings.model.clone();
     let make_folder = || args.run.make_folder(&name, "-grpo");
     Ready::new(questions, settings, (model, reference), tokenizer, |inputs| inputs.begin(make_folder))
@@ -132,9 +133,10 @@ fn resume(args: &GrpoArgs, path: &Path, threads: usize) -> Result<Ready> {
     let base = crate::model_arg::resolve(Some(&settings.model))
         .with_context(|| format!("{}: the model that this run tunes", path.display()))?;
     let tokenizer = tuning::tokenizer(&base, settings.template.as_deref())?;
-    let (model, reference) = models(&base, Some(&checkpoint), &settings, &args.run.device, threads)?;
+    let (mut model, mut reference) = models(&base, Some(&checkpoint), &settings, &args.run.device, threads)?;
     let questions = Questions::read(&settings, model.config(), &tokenizer)?;
-    check_memory(&model, &settings, &questions, &tokenizer, &reference, threads, args.run.memory)?;
+    let longest = questions.prompts.longest(&tokenizer)? + settings.max_new_tokens;
+    check_memory(&mut model, &mut reference, &settings, longest, &args.run, threads)?;
     let resume = |inputs: Inputs| inputs.resume(folder, &checkpoint);
     Ready::new(questions, settings, (model, reference), tokenizer, resume)
 }
@@ -242,29 +244,20 @@ impl Questions {
     }
 }
 
-/// Prints what the run will take, and refuses what does not fit.
+/// Prints what the run will take, and refuses what does not fit; what does not fit on a GPU that nobody asked for is left to
+/// the CPU. The longest prompt and answer have `longest` tokens together.
 fn check_memory(
-    model: &Model,
+    model: &mut Model,
+    reference: &mut Reference,
     settings: &Settings,
-    questions: &Questions,
-    tokenizer: &Tokenizer,
-    reference: &Reference,
+    longest: usize,
+    run: &RunArgs,
     threads: usize,
-    limit: Option<usize>,
 ) -> Result<()> {
-    let longest = questions.prompts.longest(tokenizer)? + settings.max_new_tokens;
     let answers = settings.prompts_per_step * settings.group_size;
     let count = match settings.mode {
         Mode::Lora | Mode::Accurate => settings.batch.min(answers),
         Mode::FullParam => 1,
-    };
-    let shape = Shape {
-        rows: count * longest,
-        lengths: vec![longest; count],
-        dtype: settings.learning.format().dtype(),
-        recompute: settings.learning.recompute(),
-        threads,
-        memory: Whose::of(model).memory(),
     };
     let cache = KvCache::new(model.config(), longest, CACHE).bytes();
     let caches = cache * settings.parallel.min(answers + settings.prompts_per_step);
@@ -272,9 +265,31 @@ fn check_memory(
         Reference::Model(model) => model.weight_bytes(),
         Reference::None | Reference::Adapters(_) => 0,
     };
-    let more = [("caches of answers", caches), ("reference", other)];
-    let advice = "a smaller --parallel or --batch, a smaller --max-new-tokens, --recompute block, or a quantised model";
-    tuning::check_memory(model, &shape, &settings.learning, &more, limit, advice)
+    let check = |model: &Model| {
+        let shape = Shape {
+            rows: count * longest,
+            lengths: vec![longest; count],
+            dtype: settings.learning.format().dtype(),
+            recompute: settings.learning.recompute(),
+            threads,
+            memory: Whose::of(model).memory(),
+        };
+        let more = [("caches of answers", caches), ("reference", other)];
+        let advice = "a smaller --parallel or --batch, a smaller --max-new-tokens, --recompute block, or a quantised model";
+        tuning::check_memory(model, &shape, &settings.learning, &more, run.memory, advice)
+    };
+    let was_on_gpu = model.gpu().is_some();
+    run.device.fit(model, check)?;
+    match reference {
+        Reference::Model(reference) if was_on_gpu && model.gpu().is_none() => reference.take_back()?,
+        Reference::Adapters(adapters) => {
+            for adapter in adapters {
+                *adapter = model.bring(adapter.copy()?)?;
+            }
+        }
+        Reference::None | Reference::Model(_) => {}
+    }
+    Ok(())
 }
 
 fn screen(args: &GrpoArgs, ready: &Ready) -> Screen {

@@ -137,7 +137,7 @@ fn begin(args: &SftArgs, threads: usize) -> Result<Ready> {
         let base = Base { architecture: model.architecture(), config: model.config() };
         model.adapters().first().map_or(Ok(()), |adapter| adapter::check_writable(&base, adapter))?;
     }
-    check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
+    check_memory(&mut model, &settings, &data.samples, &args.run, threads)?;
     let make_folder = || args.run.make_folder(&name, "-sft");
     Ready::new(data, settings, model, tokenizer, |inputs| inputs.begin(make_folder))
 }
@@ -154,7 +154,7 @@ fn resume(args: &SftArgs, path: &Path, threads: usize) -> Result<Ready> {
     let data = Data::read(&settings, &tokenizer, threads)?;
     let mut model = model_at(&base, &settings, &checkpoint, threads)?;
     args.run.device.place(&mut model)?;
-    check_memory(&model, &settings, &data.samples, threads, args.run.memory)?;
+    check_memory(&mut model, &settings, &data.samples, &args.run, threads)?;
     Ready::new(data, settings, model, tokenizer, |inputs| inputs.resume(folder, &checkpoint))
 }
 
@@ -170,26 +170,30 @@ fn model_at(base: &Path, settings: &Settings, checkpoint: &Checkpoint, threads: 
     Ok(model)
 }
 
-/// Prints what the run will take, and refuses what does not fit.
+/// Prints what the run will take, and refuses what does not fit; what does not fit on a GPU that nobody asked for is left to
+/// the CPU.
 fn check_memory(
-    model: &Model,
+    model: &mut Model,
     settings: &Settings,
     samples: &Samples,
+    run: &RunArgs,
     threads: usize,
-    limit: Option<usize>,
 ) -> Result<()> {
     let (train, _) = samples.hold_out(settings.val_share, settings.learning.seed)?;
     let order = Order::new(samples, train, settings.order_options())?;
-    let shape = Shape {
-        rows: order.max_rows(),
-        lengths: order.max_lengths(),
-        dtype: settings.learning.format().dtype(),
-        recompute: settings.learning.recompute(),
-        threads,
-        memory: Whose::of(model).memory(),
+    let check = |model: &Model| {
+        let shape = Shape {
+            rows: order.max_rows(),
+            lengths: order.max_lengths(),
+            dtype: settings.learning.format().dtype(),
+            recompute: settings.learning.recompute(),
+            threads,
+            memory: Whose::of(model).memory(),
+        };
+        let advice = "a smaller --batch with --accumulate, a smaller --max-tokens, --recompute block, or a quantised model";
+        tuning::check_memory(model, &shape, &settings.learning, &[], run.memory, advice)
     };
-    let advice = "a smaller --batch with --accumulate, a smaller --max-tokens, --recompute block, or a quantised model";
-    tuning::check_memory(model, &shape, &settings.learning, &[], limit, advice)
+    run.device.fit(model, check)
 }
 
 /// Samples to learn from and to validate with.

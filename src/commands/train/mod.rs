@@ -14,7 +14,6 @@ use settings::SettingsArgs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use wootz_kernels::device::Accelerator;
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{DType, Pool, Precision};
 use wootz_model::flops::{TokenFlops, parameters};
@@ -77,9 +76,18 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
     let (architecture, config) = source.config(&settings, corpus.tokenizer.as_deref())?;
     check_vocabulary(&config, corpus.tokenizer.as_deref())?;
     check_context(&config, &settings)?;
-    let gpu = args.run.device.open()?;
-    let whole = gpu.as_ref().filter(|_| args.run.device.gpu_layers.is_none());
-    check_memory(&config, &settings, threads, whole, args.run.memory)?;
+    let check = |config: &DecoderConfig, whose: Whose| {
+        check_memory(config, &settings, threads, whose, args.run.memory)
+    };
+    let device = &args.run.device;
+    let mut gpu = device.open()?;
+    // Before anything is made.
+    let whole = gpu.as_ref().filter(|_| device.gpu_layers.is_none());
+    if let Err(error) = check(&config, whole.map_or(Whose::Host(0), Whose::Device)) {
+        device.leave_to_cpu(whole.is_some(), error)?;
+        check(&config, Whose::Host(0))?;
+        gpu = None;
+    }
     let mut model = match source {
         Source::File { path, .. } => load_model(&path, threads)?,
         Source::Preset(_) => {
@@ -92,7 +100,10 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
         }
     };
     if let Some(gpu) = &gpu {
-        args.run.device.place_on(gpu, &mut model)?;
+        device.place_on(gpu, &mut model)?;
+        if model.gpu().is_none() {
+            check(model.config(), Whose::of(&model))?;
+        }
     }
     let tokenizer = corpus.tokenizer.clone();
     let inputs = inputs(settings.clone(), model, corpus)?;
@@ -113,7 +124,9 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
     let tokenizer = load::tokenizer(&checkpoint.path).ok().map(Arc::new);
     let source = Source::File { path: checkpoint.path.clone(), tokenizer };
     let corpus = read_data(&settings, &source, threads)?;
-    check_memory(model.config(), &settings, threads, model.gpu(), args.run.memory)?;
+    args.run.device.fit(&mut model, |model| {
+        check_memory(model.config(), &settings, threads, Whose::of(model), args.run.memory)
+    })?;
     let tokenizer = corpus.tokenizer.clone();
     let run = inputs(settings.clone(), model, corpus)?.resume(folder, &checkpoint)?;
     Ok(Ready { run, settings, tokenizer })
@@ -257,12 +270,11 @@ fn check_memory(
     config: &DecoderConfig,
     settings: &Settings,
     threads: usize,
-    gpu: Option<&Accelerator>,
+    whose: Whose,
     limit: Option<usize>,
 ) -> Result<()> {
     let dtype = settings.learning.format().dtype();
     let recompute = settings.learning.recompute();
-    let whose = gpu.map_or(Whose::Host(0), Whose::Device);
     let even = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
     let shape = Shape { memory: whose.memory(), ..even };
     let plan = Plan::new(config, &shape);
