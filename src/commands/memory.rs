@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 use wootz_kernels::device::{Accelerator, Gpu};
-use wootz_model::Model;
-use wootz_model::plan::Memory;
+use wootz_model::plan::{Memory, Share};
+use wootz_model::{DecoderConfig, Model};
 
 /// Bytes by what they hold.
 pub type Rows<'a> = &'a [(&'static str, usize)];
@@ -18,14 +18,6 @@ pub enum Whose<'a> {
 }
 
 impl Whose<'_> {
-    /// Where a model is, for its plan: a GPU that has only some of it counts as the host.
-    pub fn of(model: &Model) -> Whose<'_> {
-        match model.gpu() {
-            Some(gpu) if model.gpu_layers() == model.config().n_layers() => Whose::Device(gpu),
-            _ => Whose::Host(model.weight_bytes()),
-        }
-    }
-
     /// As a plan calls it.
     pub fn memory(self) -> Memory {
         match self {
@@ -33,6 +25,30 @@ impl Whose<'_> {
             Whose::Device(_) => Memory::Device,
         }
     }
+}
+
+/// Where a model is to be whose last `layers` blocks go to a GPU, of the machine's memory so many bytes are taken already: in
+/// whose memory there is which share of it.
+pub fn places<'a>(
+    gpu: Option<&'a Accelerator>,
+    layers: usize,
+    config: &DecoderConfig,
+    taken: usize,
+) -> Vec<(Whose<'a>, Share)> {
+    match gpu {
+        Some(gpu) if layers >= config.n_layers() => vec![(Whose::Device(gpu), Share::All)],
+        Some(gpu) if layers > 0 => {
+            vec![(Whose::Host(taken), Share::AllBut(layers)), (Whose::Device(gpu), Share::Last(layers))]
+        }
+        _ => vec![(Whose::Host(taken), Share::All)],
+    }
+}
+
+/// Where a model is.
+pub fn places_of(model: &Model) -> Vec<(Whose<'_>, Share)> {
+    let layers = model.gpu_layers();
+    let taken = model.weight_bytes_of(Share::AllBut(layers));
+    places(model.gpu(), layers, model.config(), taken)
 }
 
 /// Prints what a run will take, and refuses what does not fit. `limit` is in MiB; without one, what is free counts, or what a

@@ -1,6 +1,6 @@
 //! Models that are tuned: loaded as training wants them, with their adapters, and what that takes.
 
-use super::memory::{self, Whose};
+use super::memory;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use wootz_model::adapter::{self, Base};
 use wootz_model::arch::identify;
 use wootz_model::load::{self, LoadOptions};
 use wootz_model::lora::Adapter;
-use wootz_model::plan::{Plan, Shape};
+use wootz_model::plan::{Plan, Shape, Share};
 use wootz_text::Tokenizer;
 use wootz_train::fit::{DtypeName, Learning};
 use wootz_train::optimizer::{Optimizer, Rule};
@@ -98,7 +98,8 @@ pub fn convert(model: &mut Model, format: Format) -> Result<()> {
     Ok(weights.convert(pool, format.dtype(), |_, of| of.block_len() == 1)?)
 }
 
-/// Prints what training such a model will take, `more` included, and refuses what does not fit.
+/// Prints what training such a model will take, and refuses what does not fit. `more` is what it takes beside, for each
+/// share of the model.
 ///
 /// # Errors
 /// It does not; `advice` says what would.
@@ -106,15 +107,26 @@ pub fn check_memory(
     model: &Model,
     shape: &Shape,
     learning: &Learning,
-    more: &[(&'static str, usize)],
+    more: &dyn Fn(Share) -> Vec<(&'static str, usize)>,
     limit: Option<usize>,
     advice: &str,
 ) -> Result<()> {
+    for (whose, share) in memory::places_of(model) {
+        let shape = Shape { memory: whose.memory(), share, ..shape.clone() };
+        let mut rows = rows(model, &shape, learning);
+        rows.extend(more(share));
+        memory::check(&rows, whose, limit, advice)?;
+    }
+    Ok(())
+}
+
+/// What training takes of one place.
+fn rows(model: &Model, shape: &Shape, learning: &Learning) -> Vec<(&'static str, usize)> {
     let rule = learning.options().rule;
     let config = model.config();
     let (plan, moments, masters) = match model.adapters().first() {
         Some(adapter) => {
-            let plan = Plan::of_adapter(config, shape, adapter, model.weight_bytes());
+            let plan = Plan::of_adapter(config, shape, adapter, model.weight_bytes_of(shape.share));
             let per_weight = match rule {
                 Rule::AdamW(_) | Rule::Muon { .. } => 2,
                 Rule::Sgd(momentum) => usize::from(momentum.is_some()),
@@ -122,11 +134,16 @@ pub fn check_memory(
             (plan, per_weight * plan.gradients, 0)
         }
         None => {
-            let [moments, masters] = Optimizer::bytes(rule, config, shape.dtype);
+            let [moments, masters] = Optimizer::bytes(rule, config, shape.dtype, shape.share);
             (Plan::new(config, shape), moments, masters)
         }
     };
-    let mut rows = vec![
+    plan_rows(&plan, moments, masters)
+}
+
+/// A plan, and what its optimiser takes.
+pub fn plan_rows(plan: &Plan, moments: usize, masters: usize) -> Vec<(&'static str, usize)> {
+    vec![
         ("weights", plan.weights),
         ("weights in f32", masters),
         ("gradients", plan.gradients),
@@ -134,7 +151,5 @@ pub fn check_memory(
         ("activations", plan.activations),
         ("logits", plan.logits),
         ("workspace", plan.workspace),
-    ];
-    rows.extend(more);
-    memory::check(&rows, Whose::of(model), limit, advice)
+    ]
 }

@@ -14,6 +14,7 @@ use crate::kv_cache::{KvCache, MAX_CHUNK};
 use crate::load::LoadOptions;
 use crate::lora::Adapter;
 use crate::names::{Part, Place, TensorId};
+use crate::plan::Share;
 use crate::quantize::Mix;
 use crate::rope::frequencies;
 use crate::weights::{Parameter, Weights};
@@ -203,6 +204,11 @@ impl Model {
     /// Bytes of the parameters in memory.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()
+    }
+
+    /// Bytes of the parameters in memory that belong to a share of the model.
+    pub fn weight_bytes_of(&self, share: Share) -> usize {
+        self.weights.bytes_of(|place| share.has(&self.config, place))
     }
 
     /// Bytes of parameters that decoding one token reads.

@@ -78,9 +78,10 @@ impl Gradients {
         self.order.iter().map(|id| id.place).min()
     }
 
-    /// Bytes that [`Gradients::new`] takes for all parameters.
-    pub fn bytes(config: &DecoderConfig) -> usize {
-        canonical(config).iter().map(|(_, shape)| 4 * panel_len(shape)).sum()
+    /// Bytes that [`Gradients::new`] takes for all parameters of some places.
+    pub fn bytes(config: &DecoderConfig, of: impl Fn(Place) -> bool) -> usize {
+        let all = canonical(config);
+        all.iter().filter(|(id, _)| of(id.place)).map(|(_, shape)| 4 * panel_len(shape)).sum()
     }
 
     /// Begins a backward pass, whose gradients replace those that are there, or are added to them.

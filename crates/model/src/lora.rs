@@ -208,13 +208,13 @@ impl Adapter {
         self.parts.values().any(|lora| lora.magnitude.is_some())
     }
 
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        let of = |lora: &Lora| {
+    /// Bytes in memory of what is at some places.
+    pub fn bytes(&self, of: impl Fn(Place) -> bool) -> usize {
+        let bytes = |lora: &Lora| {
             let lengths = lora.magnitude.as_ref().map_or(0, |_| 2 * 4 * lora.b.rows());
             lora.a.bytes() + lora.b.bytes() + lengths
         };
-        self.parts.values().map(of).sum()
+        self.parts.iter().filter(|(place, _)| of(**place)).map(|(_, lora)| bytes(lora)).sum()
     }
 
     /// Its tensors with their shapes, in the order of the forward pass.

@@ -3,11 +3,12 @@
 //! The sizes are those of the buffers in [`crate::training`] and [`crate::gradients`], added up from the configuration.
 //! A test compares the sum with what is allocated.
 
-use crate::config::{DecoderConfig, Mlp, NormPlacement};
+use crate::config::{DecoderConfig, Head, Mlp, NormPlacement};
 use crate::lora::{Adapter, Lora};
 use crate::names::{Part, Place, canonical};
 use crate::training::{Recompute, head_rows, stretch};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use wootz_kernels::ops::attention::{Attention, CacheType, LayerCache};
 use wootz_kernels::{DType, panels};
 
@@ -24,8 +25,10 @@ pub struct Shape {
     pub recompute: Recompute,
     /// Threads.
     pub threads: usize,
-    /// Where the model is.
+    /// Whose memory is meant.
     pub memory: Memory,
+    /// What of the network is there.
+    pub share: Share,
 }
 
 /// Whose memory it takes.
@@ -48,6 +51,44 @@ impl Shape {
             recompute,
             threads,
             memory: Memory::Host,
+            share: Share::All,
+        }
+    }
+}
+
+/// What of a network is meant: of one whose last blocks are on a GPU, each place has its share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// All of it.
+    #[default]
+    All,
+    /// The last so many blocks, and what [`crate::Model::place`] moves with them.
+    Last(usize),
+    /// All but these.
+    AllBut(usize),
+}
+
+impl Share {
+    /// The blocks that are in it.
+    pub fn blocks(self, config: &DecoderConfig) -> Range<usize> {
+        let all = config.n_layers();
+        match self {
+            Share::All => 0..all,
+            Share::Last(layers) => all - layers.min(all)..all,
+            Share::AllBut(layers) => 0..all - layers.min(all),
+        }
+    }
+
+    /// Whether what is at this place is in it.
+    pub fn has(self, config: &DecoderConfig, place: Place) -> bool {
+        let blocks = self.blocks(config);
+        let is_first = blocks.start == 0 && !blocks.is_empty();
+        let is_last = blocks.end == config.n_layers() && !blocks.is_empty();
+        match (place, config.head) {
+            (Place::Layer(index, _), _) => blocks.contains(&index),
+            (Place::Embed | Place::PosEmbed, _) => is_first,
+            (Place::FinalNorm | Place::Head, Head::Tied) => is_first,
+            (Place::FinalNorm | Place::Head, Head::Untied) => is_last,
         }
     }
 }
@@ -72,28 +113,31 @@ impl Plan {
     pub fn new(config: &DecoderConfig, shape: &Shape) -> Plan {
         let sizes = Sizes::new(config, shape);
         Plan {
-            weights: weights(config, shape.dtype),
-            gradients: crate::Gradients::bytes(config),
+            weights: weights(config, shape.dtype, shape.share),
+            gradients: crate::Gradients::bytes(config, |place| shape.share.has(config, place)),
             activations: sizes.activations(config, shape, 0),
             logits: sizes.logits(config, shape),
             workspace: sizes.workspace(config, shape),
         }
     }
 
-    /// The plan of training an adapter, on weights that take `weights` bytes.
+    /// The plan of training an adapter, on weights that take `weights` bytes there.
     pub fn of_adapter(config: &DecoderConfig, shape: &Shape, adapter: &Adapter, weights: usize) -> Plan {
         let sizes = Sizes::new(config, shape);
         let first = match adapter.parts.keys().next() {
             Some(Place::Layer(layer, _)) => *layer,
             _ => 0,
         };
+        let has = |place: Place| shape.share.has(config, place);
         let len = |shape: &[usize]| match *shape {
             [rows, cols] => panels::len([rows, cols]),
             _ => shape.iter().product(),
         };
-        let gradients = adapter.tensors().iter().map(|(_, shape)| len(shape)).sum::<usize>();
+        let tensors = adapter.tensors();
+        let gradients =
+            tensors.iter().filter(|(id, _)| has(id.place)).map(|(_, shape)| len(shape)).sum::<usize>();
         Plan {
-            weights: weights + adapter.bytes(),
+            weights: weights + adapter.bytes(has),
             gradients: 4 * gradients,
             activations: sizes.activations(config, shape, first),
             logits: sizes.logits(config, shape),
@@ -107,7 +151,7 @@ impl Plan {
     }
 }
 
-fn weights(config: &DecoderConfig, dtype: DType) -> usize {
+fn weights(config: &DecoderConfig, dtype: DType, share: Share) -> usize {
     let of = |(id, tensor): (crate::names::TensorId, Vec<usize>)| match *tensor {
         [rows, cols] => {
             let (width, bytes) = match (id.place, dtype) {
@@ -119,7 +163,7 @@ fn weights(config: &DecoderConfig, dtype: DType) -> usize {
         }
         _ => 4 * tensor.iter().product::<usize>(),
     };
-    canonical(config).into_iter().map(of).sum()
+    canonical(config).into_iter().filter(|(id, _)| share.has(config, id.place)).map(of).sum()
 }
 
 /// Elements of `[rows, width]` for each width of the network.
@@ -130,7 +174,7 @@ struct Sizes {
     kv: usize,
     hidden: usize,
     heads: usize,
-    /// Rows that go through the head at a time.
+    /// Rows that go through the head at a time: none where the head is elsewhere.
     head: usize,
     gated: bool,
     sandwich: bool,
@@ -146,24 +190,29 @@ impl Sizes {
             kv: rows * config.kv_dim(),
             hidden: rows * config.hidden_dim,
             heads: rows * config.n_heads,
-            head: head_rows(config.vocab_size).min(rows),
+            head: match shape.share.has(config, Place::Head) {
+                true => head_rows(config.vocab_size).min(rows),
+                false => 0,
+            },
             gated: config.mlp != Mlp::Gelu,
             sandwich: config.placement == NormPlacement::Sandwich,
         }
     }
 
-    /// What is kept of the blocks from number `first` on.
+    /// What is kept of the blocks from number `first` on, of those that are there.
     fn activations(&self, config: &DecoderConfig, shape: &Shape, first: usize) -> usize {
         let before_norms = if self.sandwich { 2 * self.stream } else { 0 };
         let hidden = if self.gated { 2 * self.hidden } else { self.hidden };
         let block = 2 * self.stream + 2 * self.q + 2 * self.kv + self.heads + before_norms + hidden;
-        let layers = config.n_layers();
+        let (layers, there) = (config.n_layers(), shape.share.blocks(config));
         let stretch = stretch(shape.recompute, layers);
         4 * match shape.recompute {
-            Recompute::None => (layers - first).max(1) * block,
+            Recompute::None => (first.max(there.start)..there.end).len().max(1) * block,
             // The first input of each stretch, and the others of one.
             Recompute::Block | Recompute::All => {
-                block + (layers.div_ceil(stretch) - first / stretch + stretch - 1) * self.stream
+                let from = there.start.max(first / stretch * stretch);
+                let firsts = there.end.div_ceil(stretch).saturating_sub(from.div_ceil(stretch));
+                block + (firsts + stretch - 1) * self.stream
             }
         }
     }
@@ -271,9 +320,11 @@ impl Sizes {
                 };
                 4 * (streams + hidden + deltas + scratch) + shape.lengths.iter().map(cache).sum::<usize>()
             }
-            // Two sums of each row and head, and partial sums of the norms' weights.
+            // Two sums of each row and head; and sums of the norms' weights over chunks of 64 rows or more, of which there are
+            // 256 at most.
             Memory::Device => {
-                4 * (streams + hidden + deltas + 2 * self.heads + self.heads + 512 * config.dim)
+                let sums = 2 * self.rows.div_ceil(64).min(256) * config.dim;
+                4 * (streams + hidden + deltas + 2 * self.heads + self.heads + sums)
             }
         }
     }

@@ -128,6 +128,11 @@ impl Weights {
 
     /// Bytes of all parameters in memory.
     pub fn bytes(&self) -> usize {
+        self.bytes_of(|_| true)
+    }
+
+    /// Bytes of the parameters in memory that are at some places; a block is at all of its places or at none.
+    pub fn bytes_of(&self, has: impl Fn(Place) -> bool) -> usize {
         let linear =
             |linear: &Linear| linear.weight.bytes() + 4 * linear.bias.as_ref().map_or(0, Floats::len);
         let norm = |norm: &NormWeights| 4 * (norm.weight.len() + norm.bias.as_ref().map_or(0, Floats::len));
@@ -143,14 +148,13 @@ impl Weights {
                 + norms.into_iter().chain(optional).flatten().map(norm).sum::<usize>()
                 + layer.qk_norm.iter().flatten().map(norm).sum::<usize>()
         };
-        self.embed.bytes()
-            + [self.positions.as_ref(), self.head.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(Weight::bytes)
-                .sum::<usize>()
-            + self.layers.iter().map(layer).sum::<usize>()
-            + norm(&self.norm)
+        let matrix = |place, matrix: Option<&Weight>| matrix.filter(|_| has(place)).map_or(0, Weight::bytes);
+        let layers = self.layers.iter().enumerate();
+        matrix(Place::Embed, Some(&self.embed))
+            + matrix(Place::PosEmbed, self.positions.as_ref())
+            + layers.filter(|(i, _)| has(Place::Layer(*i, Part::O))).map(|(_, of)| layer(of)).sum::<usize>()
+            + if has(Place::FinalNorm) { norm(&self.norm) } else { 0 }
+            + matrix(Place::Head, self.head.as_ref())
     }
 
     /// The matrix of the output head.

@@ -14,8 +14,9 @@ use wootz_kernels::ops::sgd::{Momentum, Sgd};
 use wootz_kernels::{DType, panels};
 use wootz_model::lora::Adapter;
 use wootz_model::names::{Kind, Place, TensorId, canonical};
+use wootz_model::plan::Share;
 use wootz_model::weights::Parameter;
-use wootz_model::{Gradients, Model, Result};
+use wootz_model::{DecoderConfig, Gradients, Model, Result};
 
 /// Which rule moves the weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,10 +140,10 @@ impl Optimizer {
         Ok(Optimizer { options, tensors, steps: 0, muon: muon::Scratch::default() })
     }
 
-    /// Bytes that [`Optimizer::new`] takes for a model whose products are in `dtype`: moments, and master weights.
-    pub fn bytes(rule: Rule, config: &wootz_model::DecoderConfig, dtype: DType) -> [usize; 2] {
+    /// Bytes that [`Optimizer::new`] takes for a share of a model whose products are in `dtype`: moments, and master weights.
+    pub fn bytes(rule: Rule, config: &DecoderConfig, dtype: DType, share: Share) -> [usize; 2] {
         let (mut moments, mut masters) = (0, 0);
-        for (id, shape) in canonical(config) {
+        for (id, shape) in canonical(config).into_iter().filter(|(id, _)| share.has(config, id.place)) {
             let bytes = 4 * match *shape {
                 [rows, cols] => panels::len([rows, cols]),
                 _ => shape.iter().product(),

@@ -12,7 +12,7 @@ use wootz_model::config::DecoderConfig;
 use wootz_model::init::Init;
 use wootz_model::lora::{Adapter, LoraOptions, Scaling};
 use wootz_model::names::Part;
-use wootz_model::plan::{Memory, Plan, Shape};
+use wootz_model::plan::{Memory, Plan, Shape, Share};
 use wootz_model::presets::{Overrides, preset};
 use wootz_model::weights::Weights;
 use wootz_model::{Batch, Model, Recompute};
@@ -44,15 +44,16 @@ fn trainer(name: &str, shape: &Shape) -> Trainer {
     trainer_on(None, name, shape)
 }
 
-fn trainer_on(gpu: Option<&Accelerator>, name: &str, shape: &Shape) -> Trainer {
+/// The same with so many of its last blocks on a GPU.
+fn trainer_on(gpu: Option<(&Accelerator, usize)>, name: &str, shape: &Shape) -> Trainer {
     let (architecture, config) = config(name);
     let pool = Pool::new(shape.threads);
     let init = Init::default();
     let weights =
         Weights::generate(&config, &pool, DType::F32, |id, first, out| init.fill(&config, id, first, out));
     let mut model = Model::from_weights(architecture, config, weights, pool);
-    if let Some(gpu) = gpu {
-        model.place(gpu, usize::MAX).unwrap();
+    if let Some((gpu, layers)) = gpu {
+        model.place(gpu, layers).unwrap();
     }
     let options = Options { rule: RULE, weight_decay: 0.1, decay: Decay::Matrices };
     let format = match shape.dtype {
@@ -96,7 +97,7 @@ fn the_plan_is_what_is_taken() {
         let mut trainer = trainer(name, &shape);
         step(&mut trainer, &shape);
         let taken = ALLOCATOR.allocated() - before;
-        let [moments, masters] = Optimizer::bytes(RULE, &config, shape.dtype);
+        let [moments, masters] = Optimizer::bytes(RULE, &config, shape.dtype, Share::All);
         let plan = Plan::new(&config, &shape);
         let planned = plan.total() + moments + masters;
         let off = taken as f64 / planned as f64 - 1.0;
@@ -105,29 +106,44 @@ fn the_plan_is_what_is_taken() {
     }
 }
 
-/// The same on a GPU. Buffers are rounded up there, so that they fit again; and after the first steps none is allocated.
+/// The same on a GPU, that has the whole model or its last blocks; then the host has the others. Buffers are rounded up on a
+/// GPU, so that they fit again; and after the first steps none is allocated.
 #[test]
 fn the_plan_is_what_is_taken_on_a_gpu() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(gpu) = gpu::open() else { return };
-    for (name, dtype, recompute) in
-        [("llama-15m", DType::F32, Recompute::None), ("gpt2-124m", DType::BF16, Recompute::Block)]
-    {
-        let shape = Shape { memory: Memory::Device, ..Shape::even([1, 64], dtype, recompute, 2) };
+    // Compiled kernels are in the host's memory: the first cases bring them there.
+    for (name, dtype, recompute, layers) in [
+        ("llama-15m", DType::F32, Recompute::None, usize::MAX),
+        ("gpt2-124m", DType::BF16, Recompute::Block, usize::MAX),
+        ("llama-15m", DType::F32, Recompute::None, 2),
+        ("gpt2-124m", DType::F32, Recompute::Block, 3),
+    ] {
+        let even = Shape::even([1, 64], dtype, recompute, 2);
+        let on_gpu = Shape { memory: Memory::Device, share: Share::Last(layers), ..even.clone() };
+        let on_host = Shape { share: Share::AllBut(layers), ..even.clone() };
         let (_, config) = config(name);
-        let before = gpu.used_bytes();
-        let mut trainer = trainer_on(Some(&gpu), name, &shape);
-        step(&mut trainer, &shape);
-        step(&mut trainer, &shape);
+        let (before, before_on_host) = (gpu.used_bytes(), ALLOCATOR.allocated());
+        let mut trainer = trainer_on(Some((&gpu, layers)), name, &even);
+        step(&mut trainer, &even);
+        step(&mut trainer, &even);
         let taken = gpu.used_bytes() - before;
-        let [moments, masters] = Optimizer::bytes(RULE, &config, shape.dtype);
-        let plan = Plan::new(&config, &shape);
-        let planned = plan.total() + moments + masters;
-        let off = taken as f64 / planned as f64 - 1.0;
-        println!("{name} {shape:?}: {taken} taken, {planned} planned, {:.2} % off", 100.0 * off);
-        assert!(off.abs() <= 0.02, "{name} {shape:?}: {taken} taken, {planned} planned: {plan:?}");
+        let taken_on_host = ALLOCATOR.allocated() - before_on_host;
+        let both = [(&on_gpu, taken), (&on_host, taken_on_host)];
+        for (shape, taken) in both.into_iter().filter(|(shape, _)| !shape.share.blocks(&config).is_empty()) {
+            let [moments, masters] = Optimizer::bytes(RULE, &config, dtype, shape.share);
+            let plan = Plan::new(&config, shape);
+            let planned = plan.total() + moments + masters;
+            let off = taken as f64 / planned as f64 - 1.0;
+            println!("{name} {shape:?}: {taken} taken, {planned} planned, {:.2} % off", 100.0 * off);
+            // Where blocks are computed again, what a block leaves is here and there in turn: on the host in the end.
+            let is_elsewhere = recompute != Recompute::None && layers < 5 && shape.memory == Memory::Device;
+            let elsewhere = if is_elsewhere { plan.activations as f64 / planned as f64 } else { 0.0 };
+            let expected = -0.02 - elsewhere..=0.02;
+            assert!(expected.contains(&off), "{name} {shape:?}: {taken} taken, {planned} planned: {plan:?}");
+        }
         let held = gpu.held_bytes();
-        step(&mut trainer, &shape);
+        step(&mut trainer, &even);
         assert_eq!(gpu.held_bytes(), held, "{name}: allocated in a later step");
     }
 }
@@ -164,8 +180,7 @@ fn the_plan_of_an_adapter_is_what_is_taken() {
         };
         let adapter = Adapter::new(model.config(), model.pool(), &options).unwrap();
         let lengths = vec![400, 100, 12];
-        let shape =
-            Shape { rows: 512, lengths: lengths.clone(), dtype, recompute, threads: 2, memory: Memory::Host };
+        let shape = Shape { rows: 512, lengths: lengths.clone(), ..Shape::even([1, 1], dtype, recompute, 2) };
         let plan = Plan::of_adapter(model.config(), &shape, &adapter, model.weight_bytes());
         let moments = 2 * plan.gradients;
         model.put_on(adapter).unwrap();

@@ -302,7 +302,7 @@ fn shares(pool: &Pool, config: &DecoderConfig, [batch, seq]: [usize; 2], format:
     let [attended, attended_back] = attend(pool, config, [batch, seq]);
     // Two products of all pairs forward and five in backward; half of the pairs are in the future.
     let pairs = (batch * config.q_dim() * seq * seq * layers) as f64;
-    let parameters = wootz_model::Gradients::bytes(config) as f64 / 4.0;
+    let parameters = wootz_model::Gradients::bytes(config, |_| true) as f64 / 4.0;
     vec![
         product("products", forward),
         product("gradients of inputs", dx),

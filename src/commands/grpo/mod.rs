@@ -4,7 +4,6 @@ mod rescore;
 mod settings;
 
 use super::device::{DeviceArgs, report_fallbacks};
-use super::memory::Whose;
 use super::prompts::{read_prompts, rewards};
 use super::settings::{RunArgs, checkpoint};
 use super::tuning;
@@ -20,7 +19,7 @@ use wootz_model::arch::identify;
 use wootz_model::flops::parameters;
 use wootz_model::load;
 use wootz_model::lora::{Adapter, Lora};
-use wootz_model::plan::Shape;
+use wootz_model::plan::{Memory, Shape, Share};
 use wootz_model::{DecoderConfig, KvCache, Model};
 use wootz_rewards::{Rewards, Split};
 use wootz_text::Tokenizer;
@@ -261,10 +260,6 @@ fn check_memory(
     };
     let cache = KvCache::new(model.config(), longest, CACHE).bytes();
     let caches = cache * settings.parallel.min(answers + settings.prompts_per_step);
-    let other = match reference {
-        Reference::Model(model) => model.weight_bytes(),
-        Reference::None | Reference::Adapters(_) => 0,
-    };
     let check = |model: &Model| {
         let shape = Shape {
             rows: count * longest,
@@ -272,9 +267,18 @@ fn check_memory(
             dtype: settings.learning.format().dtype(),
             recompute: settings.learning.recompute(),
             threads,
-            memory: Whose::of(model).memory(),
+            memory: Memory::Host,
+            share: Share::All,
         };
-        let more = [("caches of answers", caches), ("reference", other)];
+        let config = model.config();
+        let more = |share: Share| {
+            let other = match &*reference {
+                Reference::Model(model) => model.weight_bytes_of(share),
+                Reference::None | Reference::Adapters(_) => 0,
+            };
+            let caches = caches * share.blocks(config).len() / config.n_layers().max(1);
+            vec![("caches of answers", caches), ("reference", other)]
+        };
         let advice = "a smaller --parallel or --batch, a smaller --max-new-tokens, --recompute block, or a quantised model";
         tuning::check_memory(model, &shape, &settings.learning, &more, run.memory, advice)
     };

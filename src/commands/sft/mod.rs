@@ -4,7 +4,6 @@ mod settings;
 
 use super::data::samples::notes;
 use super::device::report_fallbacks;
-use super::memory::Whose;
 use super::settings::{RunArgs, checkpoint};
 use super::tuning;
 use super::watch::{Samples as Shown, Screen};
@@ -20,7 +19,7 @@ use wootz_model::arch::identify;
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::load;
 use wootz_model::lora::{Adapter, Lora};
-use wootz_model::plan::Shape;
+use wootz_model::plan::{Memory, Shape, Share};
 use wootz_model::{Model, Recompute};
 use wootz_text::Tokenizer;
 use wootz_train::data::documents::OnBad;
@@ -188,10 +187,11 @@ fn check_memory(
             dtype: settings.learning.format().dtype(),
             recompute: settings.learning.recompute(),
             threads,
-            memory: Whose::of(model).memory(),
+            memory: Memory::Host,
+            share: Share::All,
         };
         let advice = "a smaller --batch with --accumulate, a smaller --max-tokens, --recompute block, or a quantised model";
-        tuning::check_memory(model, &shape, &settings.learning, &[], run.memory, advice)
+        tuning::check_memory(model, &shape, &settings.learning, &|_| Vec::new(), run.memory, advice)
     };
     run.device.fit(model, check)
 }

@@ -6,6 +6,7 @@ mod settings;
 use super::device::report_fallbacks;
 use super::memory::{self, Whose};
 use super::settings::{RunArgs, checkpoint};
+use super::tuning::plan_rows;
 use super::watch::{Samples, Screen, beginning};
 use crate::interrupt::Listener;
 use anyhow::{Context, Result, bail};
@@ -14,12 +15,13 @@ use settings::SettingsArgs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use wootz_kernels::device::Accelerator;
 use wootz_kernels::peak::Peaks;
 use wootz_kernels::{DType, Pool, Precision};
 use wootz_model::flops::{TokenFlops, parameters};
 use wootz_model::init::Init;
 use wootz_model::load::{self, LoadOptions};
-use wootz_model::plan::{Plan, Shape};
+use wootz_model::plan::{Plan, Shape, Share};
 use wootz_model::presets::{Overrides, preset};
 use wootz_model::weights::Weights;
 use wootz_model::{DecoderConfig, Model};
@@ -76,17 +78,18 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
     let (architecture, config) = source.config(&settings, corpus.tokenizer.as_deref())?;
     check_vocabulary(&config, corpus.tokenizer.as_deref())?;
     check_context(&config, &settings)?;
-    let check = |config: &DecoderConfig, whose: Whose| {
-        check_memory(config, &settings, threads, whose, args.run.memory)
+    let check = |config: &DecoderConfig, gpu: Option<&Accelerator>, layers| {
+        let places = memory::places(gpu, layers, config, 0);
+        check_memory(config, &settings, threads, &places, args.run.memory)
     };
     let device = &args.run.device;
+    let layers = device.gpu_layers.map_or(usize::MAX, |layers| layers as usize);
     let mut gpu = device.open()?;
     // Before anything is made.
-    let whole = gpu.as_ref().filter(|_| device.gpu_layers.is_none());
-    if let Err(error) = check(&config, whole.map_or(Whose::Host(0), Whose::Device)) {
-        device.leave_to_cpu(whole.is_some(), error)?;
-        check(&config, Whose::Host(0))?;
+    if let Err(error) = check(&config, gpu.as_ref(), layers) {
+        device.leave_to_cpu(gpu.is_some(), error)?;
         gpu = None;
+        check(&config, None, 0)?;
     }
     let mut model = match source {
         Source::File { path, .. } => load_model(&path, threads)?,
@@ -102,7 +105,7 @@ fn begin(args: &TrainArgs, threads: usize) -> Result<Ready> {
     if let Some(gpu) = &gpu {
         device.place_on(gpu, &mut model)?;
         if model.gpu().is_none() {
-            check(model.config(), Whose::of(&model))?;
+            check(model.config(), None, 0)?;
         }
     }
     let tokenizer = corpus.tokenizer.clone();
@@ -125,7 +128,7 @@ fn resume(args: &TrainArgs, path: &Path, threads: usize) -> Result<Ready> {
     let source = Source::File { path: checkpoint.path.clone(), tokenizer };
     let corpus = read_data(&settings, &source, threads)?;
     args.run.device.fit(&mut model, |model| {
-        check_memory(model.config(), &settings, threads, Whose::of(model), args.run.memory)
+        check_memory(model.config(), &settings, threads, &memory::places_of(model), args.run.memory)
     })?;
     let tokenizer = corpus.tokenizer.clone();
     let run = inputs(settings.clone(), model, corpus)?.resume(folder, &checkpoint)?;
@@ -270,27 +273,22 @@ fn check_memory(
     config: &DecoderConfig,
     settings: &Settings,
     threads: usize,
-    whose: Whose,
+    places: &[(Whose, Share)],
     limit: Option<usize>,
 ) -> Result<()> {
     let dtype = settings.learning.format().dtype();
     let recompute = settings.learning.recompute();
-    let even = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
-    let shape = Shape { memory: whose.memory(), ..even };
-    let plan = Plan::new(config, &shape);
-    let [moments, masters] = Optimizer::bytes(settings.learning.options().rule, config, dtype);
-    let rows = [
-        ("weights", plan.weights),
-        ("weights in f32", masters),
-        ("gradients", plan.gradients),
-        ("moments", moments),
-        ("activations", plan.activations),
-        ("logits", plan.logits),
-        ("workspace", plan.workspace),
-    ];
     let advice =
         "a smaller --batch with --accumulate, a shorter --seq, --recompute block, or a smaller model";
-    memory::check(&rows, whose, limit, advice)
+    for &(whose, share) in places {
+        let even = Shape::even([settings.batch, settings.seq], dtype, recompute, threads);
+        let shape = Shape { memory: whose.memory(), share, ..even };
+        let plan = Plan::new(config, &shape);
+        let rule = settings.learning.options().rule;
+        let [moments, masters] = Optimizer::bytes(rule, config, dtype, share);
+        memory::check(&plan_rows(&plan, moments, masters), whose, limit, advice)?;
+    }
+    Ok(())
 }
 
 fn screen(args: &TrainArgs, ready: &Ready, threads: usize) -> Screen {
