@@ -2,9 +2,21 @@
 //!
 //! A driver that has subgroups or matrices is tried before kernels make use of them; `wootz doctor` tries any.
 
-use super::gpu::{Gpu, Result};
+use super::gpu::{Ability, Gpu, Result};
 use super::launch::{from_f32, packed::PackedMatrix, residual::Residual, rmsnorm::RmsNorm, to_f32};
 use crate::ops::Write;
+
+/// Whether a device can do what its kernels make use of; nothing is tried where they are the plain ones.
+///
+/// # Errors
+/// What the device meets.
+pub fn proves<G: Gpu>(gpu: &G) -> Result<bool> {
+    match gpu.info().ability {
+        Ability::Plain => Ok(true),
+        Ability::Subgroups => sums(gpu),
+        Ability::Matrices => Ok(sums(gpu)? && multiplies(gpu)?),
+    }
+}
 
 /// Compiles and runs a kernel of each kind on a device, and looks at the results.
 ///

@@ -1,7 +1,7 @@
 //! The driver for Vulkan and Metal, through the `wgpu` crate: runs the `.wgsl` of a kernel.
 //!
 //! Launches are collected in one compute pass and sent together: a submission costs as much as a small kernel. They are
-//! sent when `BATCH` are waiting, and before anything is uploaded, downloaded or waited for. So a token is one
+//! sent when `BATCH` are waiting, before anything is uploaded or waited for, and with what is downloaded. So a token is one
 //! submission, if all uploads come before its first launch.
 //!
 //! An upload is in memory twice until it is sent, so large ones are sent as they come.
@@ -175,9 +175,13 @@ impl Wgpu {
             trouble,
         };
         // A driver may have what it does not do well. This is not the place to report that it does nothing well.
-        while gpu.info.ability > Ability::Plain && !trial::succeeds(&gpu).is_ok_and(|succeeds| succeeds) {
+        while !trial::proves(&gpu).is_ok_and(|works| works) {
             gpu.info.ability = gpu.info.ability.less();
             lock(&gpu.kernels).clear();
+            let mut waiting = lock(&gpu.waiting);
+            *waiting = Waiting { buffers: waiting.buffers, ..Waiting::default() };
+            // A device that is lost stays so.
+            lock(&gpu.trouble).take_if(|trouble| matches!(trouble, Trouble::Failed(_)));
         }
         Ok(gpu)
     }
@@ -228,14 +232,17 @@ impl Wgpu {
         }
     }
 
+    /// The launches that wait, written down, and how many they are; and the bytes of uploads.
+    fn take_waiting(&self) -> (Option<api::CommandEncoder>, usize, usize) {
+        let mut waiting = lock(&self.waiting);
+        drop(waiting.pass.take());
+        let launches = std::mem::take(&mut waiting.launches);
+        (waiting.encoder.take(), launches, std::mem::take(&mut waiting.uploads))
+    }
+
     /// Sends what is waiting.
     fn flush(&self) -> Result<()> {
-        let (encoder, launches, uploads) = {
-            let mut waiting = lock(&self.waiting);
-            drop(waiting.pass.take());
-            let launches = std::mem::take(&mut waiting.launches);
-            (waiting.encoder.take(), launches, std::mem::take(&mut waiting.uploads))
-        };
+        let (encoder, launches, uploads) = self.take_waiting();
         if encoder.is_none() && uploads == 0 {
             return Ok(());
         }
@@ -391,10 +398,11 @@ impl Gpu for Wgpu {
         if data.is_empty() {
             return self.synchronize();
         }
-        self.flush()?;
         let bytes = data.len() as u64;
+        let (encoder, launches, _) = self.take_waiting();
         let kept = lock(&self.staging).take().filter(|staging| staging.size() >= bytes);
-        let staging = self.guarded("download", data.len(), || {
+        // One submission: what waits, and the copy.
+        let staging = self.guarded(&format!("send {launches} launches, and download"), data.len(), || {
             let staging = kept.unwrap_or_else(|| {
                 self.device.create_buffer(&api::BufferDescriptor {
                     label: Some("download"),
@@ -403,7 +411,8 @@ impl Gpu for Wgpu {
                     mapped_at_creation: false,
                 })
             });
-            let mut encoder = self.device.create_command_encoder(&Default::default());
+            let new = || self.device.create_command_encoder(&Default::default());
+            let mut encoder = encoder.unwrap_or_else(new);
             encoder.copy_buffer_to_buffer(&buffer.buffer, offset as u64, &staging, 0, bytes);
             self.queue.submit([encoder.finish()]);
             staging
