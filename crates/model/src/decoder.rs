@@ -216,14 +216,17 @@ impl Model {
         self.weights.bytes_per_token()
     }
 
-    /// Moves the last `layers` blocks to a GPU, and with them what belongs to them: a head of its own goes with the last
-    /// block; the embedding, and a head that is the embedding, only when all blocks go. Adapters go with their projections.
+    /// Moves the last `layers` blocks to a GPU, no others, and with them what belongs to them: a head of its own goes with the
+    /// last block; the embedding, and a head that is the embedding, only when all blocks go. Adapters go with their projections.
     ///
     /// # Errors
     /// A device without memory: what had moved is brought back. What else the device meets.
     pub fn place(&mut self, gpu: &Accelerator, layers: usize) -> Result<()> {
         let layers = layers.min(self.config.n_layers());
         let first = self.config.n_layers() - layers;
+        if self.gpu_layers() > layers {
+            self.take_back()?;
+        }
         let exec = Exec { pool: &self.pool, gpu: Some(gpu) };
         let moved = self.weights.bring(exec, first).and_then(|()| {
             self.adapters

@@ -248,6 +248,8 @@ fn a_device_without_memory_says_so() {
 
     gpu.limit(usize::MAX);
     model.place(&gpu, usize::MAX).unwrap();
+    model.place(&gpu, 1).unwrap();
+    assert_eq!(model.gpu_layers(), 1);
     model.take_back().unwrap();
     assert!(model.gpu().is_none());
     model.place(&gpu, usize::MAX).unwrap();

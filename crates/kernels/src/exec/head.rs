@@ -84,8 +84,8 @@ impl Exec<'_> {
     }
 
     /// The `k` tokens with the largest logits of each row of `vocab` logits. `None` where the host has the logits, where k is
-    /// more than [`MAX_K`], and where some row has NaN, infinity, or no finite logit
-    /// at all: who wants to know more looks at the logits.
+    /// more than [`MAX_K`], and where some row has NaN, infinity, or no finite logit at all: who wants to know more looks at
+    /// the logits.
     ///
     /// # Errors
     /// What the device meets.

@@ -233,8 +233,7 @@ impl Sampler {
     }
 
     /// As [`Sampler::sample`], from the likeliest tokens and their logits, from the largest on: at least
-    /// [`SamplerOptions::enough`] of them, with [`NO_TOKEN`] where fewer are
-    /// possible; one is.
+    /// [`SamplerOptions::enough`] of them, with [`NO_TOKEN`] where fewer are possible; one is.
     pub fn sample_from(&mut self, likeliest: &[(u32, f32)], index: u64) -> u32 {
         let Some(&(first, max)) = likeliest.first() else { return 0 };
         let temperature = self.options.temperature;
