@@ -116,7 +116,7 @@ fn a_few_likely_tokens_give_what_all_logits_give() {
     let request = |seed: usize, logprobs| Request {
         sampler: SamplerOptions {
             temperature: [0.0, 0.8, 1.5][seed],
-            top_k: [0, 40, 7][seed],
+            top_k: [0, 3, 2][seed],
             top_p: [1.0, 0.95, 1.0][seed],
             seed: 4,
             ..SamplerOptions::default()
@@ -128,6 +128,7 @@ fn a_few_likely_tokens_give_what_all_logits_give() {
         let requests = (0..3).map(|seed| request(seed, logprobs)).collect();
         answers(&mut engine(&model, 3, 64, CacheType::F16), requests).iter().map(|t| ids(t)).collect()
     };
+    assert!(model.config().vocab_size >= 3 * 256, "too few for a GPU to choose among");
     let (few, all) = (found(None), found(Some(0)));
     assert_eq!(few, all);
     assert!(few[1] != few[2] && few.iter().all(|ids| ids.len() == 8));

@@ -84,13 +84,15 @@ impl Exec<'_> {
     }
 
     /// The `k` tokens with the largest logits of each row of `vocab` logits. `None` where the host has the logits, where k is
-    /// more than [`MAX_K`], and where some row has NaN, infinity, or no finite logit at all: who wants to know more looks at
-    /// the logits.
+    /// more than [`MAX_K`] or so many for so few logits that these are brought as fast, and where some row has NaN, infinity, or
+    /// no finite logit at all: who wants to know more looks at the logits.
     ///
     /// # Errors
     /// What the device meets.
     pub fn likeliest(&self, logits: &Floats, vocab: usize, k: usize) -> Result<Option<Vec<Likeliest>>> {
-        let Some(gpu) = self.gpu.filter(|_| (1..=MAX_K).contains(&k)) else { return Ok(None) };
+        // Every token but the first costs a device about what a column for each of 256 threads does.
+        let is_worth_it = (1..=MAX_K).contains(&k) && (k == 1 || 256 * k <= vocab);
+        let Some(gpu) = self.gpu.filter(|_| is_worth_it) else { return Ok(None) };
         let op = Sampling { rows: logits.len() / vocab.max(1), vocab, width: vocab };
         let out = gpu.alloc(4 * op.words(k))?;
         op.top_k(gpu, logits.memory(), k, &out)?;
