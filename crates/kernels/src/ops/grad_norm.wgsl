@@ -1,15 +1,13 @@
-// How large gradients are, and whether all are finite; and a factor on each, for clipping.
+// How large gradients are, which also tells whether all are finite; and a factor on each, for clipping.
 //
 //   grad_norm_sum_of_squares          the sum of x^2 of each block of 16384 elements
 //   grad_norm_sum_of_squares_total    the sum of those, in one fixed order
-//   grad_norm_check_finite            how many elements of each block are NaN, and how many infinite
-//   grad_norm_check_finite_total      the sums of those
 //   grad_norm_scale                   x = factor * x
 //
 // bits: [count], the f32 elements x as words: NaN and infinity are told by their bits, for WGSL promises nothing
 // of arithmetic with them, and a device may take numbers below 2^-126 for 0.
 // squares: [blocks, 8] at first, then [slots, 8]: the f32 bits of three sums, each of a high and a low part, then the
-// number of NaN and that of infinities. faults: [blocks, 2], then [slots, 2]: those two numbers alone.
+// number of NaN and that of infinities.
 //
 // The CPU sums in f64, in which no square overflows or vanishes and hardly anything is rounded. Here the same is done
 // in f32:
@@ -37,10 +35,7 @@ var<immediate> size: Size;
 @group(0) @binding(1) var<storage, read_write> squares_of_blocks: array<u32>;
 @group(0) @binding(2) var<storage, read> squares_in: array<u32>;
 @group(0) @binding(3) var<storage, read_write> squares: array<u32>;
-@group(0) @binding(4) var<storage, read_write> faults_of_blocks: array<u32>;
-@group(0) @binding(5) var<storage, read> faults_in: array<u32>;
-@group(0) @binding(6) var<storage, read_write> faults: array<u32>;
-@group(0) @binding(7) var<storage, read_write> x: array<f32>;
+@group(0) @binding(4) var<storage, read_write> x: array<f32>;
 
 const BLOCK: u32 = 16384u;
 
@@ -160,58 +155,6 @@ fn grad_norm_sum_of_squares_total(@builtin(local_invocation_index) thread: u32) 
         squares[at + 5u] = bitcast<u32>(sums.large.y);
         squares[at + 6u] = sums.faults.x;
         squares[at + 7u] = sums.faults.y;
-    }
-}
-
-var<workgroup> counted: array<vec2<u32>, 256>;
-
-// The counts of all threads, right in thread 0.
-fn count_of_workgroup(of_thread: vec2<u32>, thread: u32) -> vec2<u32> {
-    counted[thread] = of_thread;
-    workgroupBarrier();
-    for (var width = THREADS / 2u; width > 0u; width = width / 2u) {
-        if thread < width {
-            counted[thread] += counted[thread + width];
-        }
-        workgroupBarrier();
-    }
-    return counted[0];
-}
-
-@compute @workgroup_size(256)
-fn grad_norm_check_finite(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let block = group.y * groups.x + group.x;
-    if block >= size.blocks {
-        return;
-    }
-    let start = block * BLOCK;
-    let len = min(BLOCK, size.count - start);
-    var found = vec2(0u);
-    for (var i = thread; i < len; i += THREADS) {
-        found += fault(bits[start + i]);
-    }
-    found = count_of_workgroup(found, thread);
-    if thread == 0u {
-        faults_of_blocks[2u * block] = found.x;
-        faults_of_blocks[2u * block + 1u] = found.y;
-    }
-}
-
-// faults is assigned in one slot.
-@compute @workgroup_size(256)
-fn grad_norm_check_finite_total(@builtin(local_invocation_index) thread: u32) {
-    var found = vec2(0u);
-    for (var block = thread; block < size.blocks; block += THREADS) {
-        found += vec2(faults_in[2u * block], faults_in[2u * block + 1u]);
-    }
-    found = count_of_workgroup(found, thread);
-    if thread == 0u {
-        faults[2u * size.slot] = found.x;
-        faults[2u * size.slot + 1u] = found.y;
     }
 }
 

@@ -52,16 +52,6 @@ impl RmsNorm {
         });
     }
 
-    /// As [`RmsNorm::forward`], in place.
-    pub fn forward_in_place(&self, pool: &Pool, x: &mut [f32], w: &[f32]) {
-        let len = x.len();
-        let x = Shares::new(x);
-        for_rows(pool, len, w.len(), |range| {
-            // SAFETY: a task writes its own rows.
-            dispatch(InPlace { norm: *self, x: unsafe { x.get(range) }, w });
-        });
-    }
-
     /// The gradients from `x` and `dy` `[R, C]` and `w` `[C]`. `scratch` grows to the partial sums of dw.
     ///
     /// Bits do not depend on threads. Panics when sizes differ.
@@ -87,7 +77,7 @@ impl RmsNorm {
 
     /// As [`RmsNorm::backward`], with `dx` written over `dy`: both are `d`.
     ///
-    /// `x` is what went into the norm, so a caller of [`RmsNorm::forward_in_place`] must have kept it.
+    /// `x` is what went into the norm.
     pub fn backward_in_place(
         &self,
         pool: &Pool,
@@ -135,28 +125,6 @@ impl Kernel for Forward<'_> {
             for ((x, w), y) in x.chunks(LANES).zip(self.w.chunks(LANES)).zip(y.chunks_mut(LANES)) {
                 let w = isa.add(isa.load_slice(w, 0.0), offset);
                 isa.store_slice(y, isa.mul(isa.mul(isa.load_slice(x, 0.0), scale), w));
-            }
-        }
-    }
-}
-
-struct InPlace<'a> {
-    norm: RmsNorm,
-    x: &'a mut [f32],
-    w: &'a [f32],
-}
-
-impl Kernel for InPlace<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        let offset = isa.splat(self.norm.offset);
-        for row in self.x.chunks_exact_mut(self.w.len()) {
-            let scale = isa.splat(row_scale(isa, self.norm, row));
-            for (x, w) in row.chunks_mut(LANES).zip(self.w.chunks(LANES)) {
-                let w = isa.add(isa.load_slice(w, 0.0), offset);
-                let y = isa.mul(isa.mul(isa.load_slice(x, 0.0), scale), w);
-                isa.store_slice(x, y);
             }
         }
     }
@@ -277,9 +245,6 @@ mod tests {
             for kind in IsaKind::available() {
                 let mut y = vec![f32::NAN; x.len()];
                 dispatch_to(kind, Forward { norm, x: &x, w: &w, y: &mut y });
-                let mut in_place = x.clone();
-                dispatch_to(kind, InPlace { norm, x: &mut in_place, w: &w });
-                assert_eq!(y, in_place);
                 for (y, want) in y.iter().zip(&want) {
                     assert!(
                         (f64::from(*y) - want).abs() < 2e-6 * want.abs().max(1.0),

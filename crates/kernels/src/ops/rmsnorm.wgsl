@@ -22,8 +22,8 @@
 // Multiply-adds are spelt out, lest a compiler fuse them in one kernel only.
 //
 // rmsnorm_add_forward first adds what a block made to the residual stream, x += addend: the norm reads the sum
-// anyway. Its bits are those of an addition and rmsnorm_forward. rmsnorm_small_forward, rmsnorm_small_add_forward and
-// rmsnorm_small_in_place are for short rows, such as the heads of q and k: a workgroup takes 8 rows, with 32 threads each.
+// anyway. Its bits are those of an addition and rmsnorm_forward. rmsnorm_small_forward and rmsnorm_small_add_forward are
+// for short rows, such as the heads of q and k: a workgroup takes 8 rows, with 32 threads each.
 
 struct Shape {
     rows: u32,
@@ -176,28 +176,6 @@ fn rmsnorm_small_add_forward(
 
     for (var c = thread % LANES; c < dim; c += LANES) {
         y[start + c] = x_inout[start + c] * r * (shape.offset + weight[c]);
-    }
-}
-
-// As rmsnorm_small_forward, with the same bits, over x itself.
-@compute @workgroup_size(256)
-fn rmsnorm_small_in_place(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let row = (group.y * groups.x + group.x) * ROWS + thread / LANES;
-    let start = row * shape.dim;
-    let dim = select(0u, shape.dim, row < shape.rows);
-
-    var squares = 0.0;
-    for (var c = thread % LANES; c < dim; c += LANES) {
-        squares = fma(x_inout[start + c], x_inout[start + c], squares);
-    }
-    let r = 1.0 / sqrt(sum_of_lanes(squares, thread) / f32(shape.dim) + shape.eps);
-
-    for (var c = thread % LANES; c < dim; c += LANES) {
-        x_inout[start + c] = x_inout[start + c] * r * (shape.offset + weight[c]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The size of gradients.
 
 use wootz_kernels::device::Gpu;
-use wootz_kernels::device::launch::grad_norm::{Faults, GradNorm, all_faults, sums_of_squares};
+use wootz_kernels::device::launch::grad_norm::{GradNorm, sums_of_squares};
 use wootz_kernels::device::launch::{from_f32, to_f32};
 use wootz_kernels::ops::grad_norm::reference;
 
@@ -14,7 +14,6 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
             the_sum_tells_what_is_not_finite_and_what_is_zero(gpu);
             sums(gpu)
         }
-        "grad_norm_check_finite" | "grad_norm_check_finite_total" => faults(gpu),
         "grad_norm_scale" => scale(gpu),
         _ => return None,
     })
@@ -98,38 +97,6 @@ fn the_sum_tells_what_is_not_finite_and_what_is_zero<G: Gpu>(gpu: &G) {
             x[at] = 0.0;
         }
     }
-}
-
-fn faults<G: Gpu>(gpu: &G) -> usize {
-    let mut cases = 0;
-    for len in lengths().into_iter().chain([300 * BLOCK + 5]) {
-        // None; some NaN and infinities among the largest finite numbers; all.
-        for every in [usize::MAX, 97, 1] {
-            let mut x = numbers(len, 1);
-            let mut want = Faults::default();
-            for (i, x) in x.iter_mut().enumerate() {
-                *x = match i {
-                    _ if i % every == 0 && every < usize::MAX => match i / every % 4 {
-                        0 => f32::INFINITY,
-                        1 => f32::NAN,
-                        2 => f32::NEG_INFINITY,
-                        _ => f32::from_bits(0xff80_0001),
-                    },
-                    _ => [f32::MAX, f32::MIN, f32::from_bits(1), *x][i % 4],
-                };
-                want.nans += u32::from(x.is_nan());
-                want.infinities += u32::from(x.is_infinite());
-            }
-            x.extend([f32::NAN; 5]); // must not be read
-            let op = GradNorm { count: len };
-            let (scratch, out) = (some(gpu, op.scratch_bytes()), some(gpu, 3 * 8));
-            let before = all_faults(gpu, &out).unwrap();
-            op.check_finite(gpu, &from_f32(gpu, &x).unwrap(), &scratch, &out, 1).unwrap();
-            assert_eq!(all_faults(gpu, &out).unwrap(), [before[0], want, before[2]], "{len}, every {every}");
-            cases += 1;
-        }
-    }
-    cases
 }
 
 fn scale<G: Gpu>(gpu: &G) -> usize {

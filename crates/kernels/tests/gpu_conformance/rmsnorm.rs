@@ -11,7 +11,6 @@ pub fn cases<G: Gpu>(gpu: &G, kernel: &str) -> Option<usize> {
     Some(match kernel {
         "rmsnorm_forward" => rmsnorm_forward(gpu, false) + many_wide_rows(gpu),
         "rmsnorm_small_forward" => rmsnorm_forward(gpu, true),
-        "rmsnorm_small_in_place" => rmsnorm_in_place(gpu),
         "rmsnorm_add_forward" => rmsnorm_add_forward(gpu, false),
         "rmsnorm_small_add_forward" => rmsnorm_add_forward(gpu, true),
         "rmsnorm_backward" => rmsnorm_backward(gpu, Gradient::Input),
@@ -120,30 +119,6 @@ fn many_wide_rows<G: Gpu>(gpu: &G) -> usize {
     let expected = near_reference(&RmsNorm { rows: 5, ..op }, &x[last..], &weight);
     check(&format!("rmsnorm_forward {op:?}"), &to_f32(gpu, &y).unwrap()[last..], &expected);
     1
-}
-
-fn rmsnorm_in_place<G: Gpu>(gpu: &G) -> usize {
-    let shapes = rmsnorm_shapes();
-    for op in &shapes {
-        let (x, weight) = (numbers(op.rows * op.dim, 1), numbers(op.dim, 2));
-        let weight_ = from_f32(gpu, &weight).unwrap();
-        let run = |op: &RmsNorm, x: &[f32]| {
-            let x = from_f32(gpu, x).unwrap();
-            op.forward_in_place(gpu, &x, &weight_).unwrap();
-            to_f32(gpu, &x).unwrap()
-        };
-        let y = run(op, &x);
-        // 32 threads add up what 256 do elsewhere.
-        let expected = near_reference(op, &x, &weight);
-        check(&format!("rmsnorm in place {op:?}"), &y, &expected);
-        check_bits("rmsnorm in place", op, &x, &y, run);
-        if op.dim <= 256 {
-            let other = gpu.alloc(4 * x.len()).unwrap();
-            op.forward(gpu, &from_f32(gpu, &x).unwrap(), &weight_, &other).unwrap();
-            assert_eq!(y, to_f32(gpu, &other).unwrap(), "{op:?}: in place and not");
-        }
-    }
-    shapes.len()
 }
 
 fn rmsnorm_add_forward<G: Gpu>(gpu: &G, small: bool) -> usize {

@@ -15,12 +15,9 @@ const SCALARS: &[ScalarKind] =
 const BLOCK: usize = 1 << 14;
 /// Words of a sum of squares: three pairs of floats and two counts.
 const SUM_WORDS: usize = 8;
-/// Words of a check: two counts.
-const FAULT_WORDS: usize = 2;
 
 /// The kernels.
-pub static KERNELS: &[&Kernel] =
-    &[&SUM_OF_SQUARES, &SUM_OF_SQUARES_TOTAL, &CHECK_FINITE, &CHECK_FINITE_TOTAL, &SCALE];
+pub static KERNELS: &[&Kernel] = &[&SUM_OF_SQUARES, &SUM_OF_SQUARES_TOTAL, &SCALE];
 
 /// Sums of squares of blocks.
 pub static SUM_OF_SQUARES: Kernel = Kernel {
@@ -44,28 +41,6 @@ pub static SUM_OF_SQUARES_TOTAL: Kernel = Kernel {
     scalars: SCALARS,
 };
 
-/// Numbers of NaN and of infinities of blocks.
-pub static CHECK_FINITE: Kernel = Kernel {
-    name: "grad_norm_check_finite",
-    entry: "grad_norm_check_finite",
-    wgsl: WGSL,
-    cuda: None,
-    workgroup: [256, 1, 1],
-    buffers: &[read(0, "bits"), write(4, "faults_of_blocks")],
-    scalars: SCALARS,
-};
-
-/// Their sums.
-pub static CHECK_FINITE_TOTAL: Kernel = Kernel {
-    name: "grad_norm_check_finite_total",
-    entry: "grad_norm_check_finite_total",
-    wgsl: WGSL,
-    cuda: None,
-    workgroup: [256, 1, 1],
-    buffers: &[read(5, "faults_in"), write(6, "faults")],
-    scalars: SCALARS,
-};
-
 /// A factor on each element.
 pub static SCALE: Kernel = Kernel {
     name: "grad_norm_scale",
@@ -73,7 +48,7 @@ pub static SCALE: Kernel = Kernel {
     wgsl: WGSL,
     cuda: None,
     workgroup: [256, 1, 1],
-    buffers: &[write(7, "x")],
+    buffers: &[write(4, "x")],
     scalars: SCALARS,
 };
 
@@ -102,15 +77,6 @@ impl SumOfSquares {
     }
 }
 
-/// How many elements are not numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// NaN, of either sign.
-    pub nans: u32,
-    /// Infinities, of either sign.
-    pub infinities: u32,
-}
-
 /// A flat buffer of so many elements.
 #[derive(Clone, Copy, Debug)]
 pub struct GradNorm {
@@ -119,7 +85,7 @@ pub struct GradNorm {
 }
 
 impl GradNorm {
-    /// Bytes of `scratch` for [`GradNorm::sum_of_squares`] and [`GradNorm::check_finite`].
+    /// Bytes of `scratch` for [`GradNorm::sum_of_squares`].
     pub fn scratch_bytes(&self) -> usize {
         self.count.div_ceil(BLOCK).saturating_mul(4 * SUM_WORDS)
     }
@@ -137,48 +103,22 @@ impl GradNorm {
         sums: &G::Buffer,
         slot: usize,
     ) -> Result<()> {
-        self.two_stages(gpu, [&SUM_OF_SQUARES, &SUM_OF_SQUARES_TOTAL], SUM_WORDS, [x, scratch, sums], slot)
-    }
-
-    /// How many elements are NaN or infinite, assigned to one slot of `faults`, which [`all_faults`] reads. A sum of
-    /// squares tells the same; this is for what needs no sum.
-    ///
-    /// `x`: `[count]` f32; `scratch`: [`GradNorm::scratch_bytes`], overwritten; `faults`: `[more than slot, 2]` u32.
-    /// They are buffers of their own.
-    pub fn check_finite<G: Gpu>(
-        &self,
-        gpu: &G,
-        x: &G::Buffer,
-        scratch: &G::Buffer,
-        faults: &G::Buffer,
-        slot: usize,
-    ) -> Result<()> {
-        self.two_stages(gpu, [&CHECK_FINITE, &CHECK_FINITE_TOTAL], FAULT_WORDS, [x, scratch, faults], slot)
-    }
-
-    fn two_stages<G: Gpu>(
-        &self,
-        gpu: &G,
-        [of_blocks, total]: [&'static Kernel; 2],
-        words: usize,
-        [x, scratch, out]: [&G::Buffer; 3],
-        slot: usize,
-    ) -> Result<()> {
-        let place = of_blocks.name;
-        check_size(place, "slots", out, elements(place, slot.saturating_add(1), words)?, 4)?;
+        let place = SUM_OF_SQUARES.name;
+        let words = elements(place, slot.saturating_add(1), SUM_WORDS)?;
+        check_size(place, "slots", sums, words, 4)?;
         if self.count == 0 {
-            return gpu.upload(out, 4 * slot * words, &[0; 4 * SUM_WORDS][..4 * words]);
+            return gpu.upload(sums, 4 * slot * SUM_WORDS, &[0; 4 * SUM_WORDS]);
         }
         let count = elements(place, self.count, 1)?;
         let blocks = count.div_ceil(BLOCK);
         check_size(place, "x", x, count, 4)?;
-        check_size(place, "scratch", scratch, blocks * words, 4)?;
+        check_size(place, "scratch", scratch, blocks * SUM_WORDS, 4)?;
         let scalars = self.scalars(slot, 1.0);
-        // SAFETY: the kernels touch count elements of x, and `words` words of each block in scratch and of the slot in
-        // out: checked above.
+        // SAFETY: the kernels touch count elements of x, and SUM_WORDS words of each block in scratch and of the slot in
+        // sums: checked above.
         unsafe {
-            gpu.launch(of_blocks, &[x, scratch], &scalars, fold(place, blocks)?)?;
-            gpu.launch(total, &[scratch, out], &scalars, [1, 1, 1])
+            gpu.launch(&SUM_OF_SQUARES, &[x, scratch], &scalars, fold(place, blocks)?)?;
+            gpu.launch(&SUM_OF_SQUARES_TOTAL, &[scratch, sums], &scalars, [1, 1, 1])
         }
     }
 
@@ -209,18 +149,8 @@ impl GradNorm {
 
 /// Every slot of a buffer that [`GradNorm::sum_of_squares`] wrote to.
 pub fn sums_of_squares<G: Gpu>(gpu: &G, sums: &G::Buffer) -> Result<Vec<SumOfSquares>> {
-    let words = download(gpu, sums)?;
+    let mut bytes = vec![0; sums.bytes()];
+    gpu.download(sums, 0, &mut bytes)?;
+    let words: Vec<u32> = bytes.as_chunks().0.iter().map(|&word| u32::from_ne_bytes(word)).collect();
     Ok(words.as_chunks().0.iter().map(|&words| SumOfSquares { words }).collect())
-}
-
-/// Every slot of a buffer that [`GradNorm::check_finite`] wrote to.
-pub fn all_faults<G: Gpu>(gpu: &G, faults: &G::Buffer) -> Result<Vec<Faults>> {
-    let words = download(gpu, faults)?;
-    Ok(words.as_chunks().0.iter().map(|&[nans, infinities]| Faults { nans, infinities }).collect())
-}
-
-fn download<G: Gpu>(gpu: &G, buffer: &G::Buffer) -> Result<Vec<u32>> {
-    let mut bytes = vec![0; buffer.bytes()];
-    gpu.download(buffer, 0, &mut bytes)?;
-    Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_ne_bytes(word)).collect())
 }

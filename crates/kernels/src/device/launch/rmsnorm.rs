@@ -25,7 +25,6 @@ pub static KERNELS: &[&Kernel] = &[
     &ADD_FORWARD,
     &SMALL_FORWARD,
     &SMALL_ADD_FORWARD,
-    &SMALL_IN_PLACE,
     &BACKWARD,
     &BACKWARD_IN_PLACE,
     &BACKWARD_SCALES,
@@ -74,17 +73,6 @@ pub static SMALL_ADD_FORWARD: Kernel = Kernel {
     cuda: None,
     workgroup: [256, 1, 1],
     buffers: &[write(8, "x_inout"), read(9, "addend"), read(1, "weight"), write(2, "y")],
-    scalars: SCALARS,
-};
-
-/// y over x, for short rows.
-pub static SMALL_IN_PLACE: Kernel = Kernel {
-    name: "rmsnorm_small_in_place",
-    entry: "rmsnorm_small_in_place",
-    wgsl: WGSL,
-    cuda: None,
-    workgroup: [256, 1, 1],
-    buffers: &[write(8, "x_inout"), read(1, "weight")],
     scalars: SCALARS,
 };
 
@@ -175,17 +163,6 @@ impl RmsNorm {
         };
         // SAFETY: either kernel touches rows * dim elements of x and y and dim of weight: checked above.
         unsafe { gpu.launch(kernel, &[x, weight, y], &scalars, fold(place, groups)?) }
-    }
-
-    /// As [`RmsNorm::forward`], with y written over `x`; meant for short rows, right for all.
-    pub fn forward_in_place<G: Gpu>(&self, gpu: &G, x: &G::Buffer, weight: &G::Buffer) -> Result<()> {
-        let place = SMALL_IN_PLACE.name;
-        let Some((count, scalars)) = self.scalars(place)? else { return Ok(()) };
-        check_size(place, "x", x, count, 4)?;
-        check_size(place, "weight", weight, self.dim, 4)?;
-        let groups = fold(place, self.rows.div_ceil(SMALL_ROWS))?;
-        // SAFETY: the kernel touches rows * dim elements of x and dim of weight: checked above.
-        unsafe { gpu.launch(&SMALL_IN_PLACE, &[x, weight], &scalars, groups) }
     }
 
     /// `x += addend`, then `y` from `x` as in [`RmsNorm::forward`], with the bits that these two have one after the other.
