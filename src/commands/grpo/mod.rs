@@ -284,14 +284,17 @@ fn check_memory(
     };
     let was_on_gpu = model.gpu().is_some();
     run.device.fit(model, check)?;
+    if !was_on_gpu || model.gpu().is_some() {
+        return Ok(());
+    }
     match reference {
-        Reference::Model(reference) if was_on_gpu && model.gpu().is_none() => reference.take_back()?,
+        Reference::None => {}
+        Reference::Model(reference) => reference.take_back()?,
         Reference::Adapters(adapters) => {
             for adapter in adapters {
                 *adapter = model.bring(adapter.copy()?)?;
             }
         }
-        Reference::None | Reference::Model(_) => {}
     }
     Ok(())
 }
